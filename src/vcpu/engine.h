@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The engine interface: what runs guest instructions. `kvm` uses the host's hardware
+ * virtualization, `soft` is Lodge's own CPU. An engine sees the rest of the machine only
+ * through VcpuBus, and is tested without a machine.
+ *
+ * Threads: each vCPU is run by one thread of the caller; kick, signal and the VM-wide
+ * calls may come from any thread.
+ */
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vcpu/state.h"
+
+#define VCPU_COUNT_MAX 64
+#define VCPU_RAM_SLOTS_MAX 32
+
+typedef struct VcpuVm VcpuVm; /* one guest; engines derive by embedding it first */
+typedef struct Vcpu Vcpu;     /* one vCPU; likewise */
+
+/* One piece of RAM or ROM in guest physical memory; gpa, hva and size are page aligned. */
+typedef struct VcpuRamSlot {
+    uint64_t gpa, size;
+    uint8_t *hva;
+    bool readonly; /* guest writes are dropped into mmio_write */
+} VcpuRamSlot;
+
+/*
+ * What a vCPU reaches outside RAM. All are called on the vCPU's own thread, without
+ * locks held. size: 1, 2, 4 or 8 bytes. Reads of nothing return all ones.
+ */
+typedef struct VcpuBus {
+    void *opaque;
+    uint64_t (*port_read)(void *opaque, unsigned vcpu, uint16_t port, unsigned size);
+    void (*port_write)(void *opaque, unsigned vcpu, uint16_t port, unsigned size, uint64_t value);
+    uint64_t (*mmio_read)(void *opaque, unsigned vcpu, uint64_t gpa, unsigned size);
+    void (*mmio_write)(void *opaque, unsigned vcpu, uint64_t gpa, unsigned size, uint64_t value);
+    /* The members below are used only by engines without an irqchip of their own. */
+    /* Takes the interrupt that the local APIC or PIC would deliver now: a vector, or -1 for none. */
+    int (*interrupt_acknowledge)(void *opaque, unsigned vcpu);
+    uint64_t (*cr8_read)(void *opaque, unsigned vcpu); /* TPR bits 7:4 */
+    void (*cr8_write)(void *opaque, unsigned vcpu, uint64_t value);
+    /* MSRs that live in the APIC: 0x1b, 0x6e0, 0x800-0x8ff. False: raise #GP. */
+    bool (*apic_msr_read)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value);
+    bool (*apic_msr_write)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value);
+} VcpuBus;
+
+typedef enum VcpuSignal {
+    VCPU_SIGNAL_INTERRUPT, /* interrupt_acknowledge may have something; idempotent */
+    VCPU_SIGNAL_NMI,
+    VCPU_SIGNAL_INIT,
+    VCPU_SIGNAL_SIPI, /* argument: the start-up vector */
+} VcpuSignal;
+
+typedef enum VcpuExit {
+    VCPU_EXIT_KICK,         /* somebody called kick */
+    VCPU_EXIT_TRIPLE_FAULT, /* shutdown state: the board resets or stops */
+    VCPU_EXIT_ERROR,        /* *err says why; the guest cannot go on */
+} VcpuExit;
+
+typedef struct VcpuVmConfig {
+    unsigned n_vcpus;
+    const VcpuBus *bus; /* outlives the VM */
+    /* Topology for CPUID; n_vcpus = sockets * cores * threads. 0 means 1. */
+    unsigned sockets, cores, threads;
+    uint64_t code_cache_size; /* soft only; 0 = default (64 MiB) */
+} VcpuVmConfig;
+
+typedef struct VcpuEngine {
+    const char *name; /* "kvm", "soft" */
+    bool has_irqchip; /* local APICs, IOAPIC, PIC and PIT are inside the engine */
+
+    /* Whether the engine works here, by trying it. On false *why (owned by the caller) says why not. */
+    bool (*probe)(char **why);
+
+    VcpuVm *(*vm_new)(const VcpuVmConfig *config, GError **err);
+    void (*vm_free)(VcpuVm *vm); /* after all vCPUs were freed; NULL is accepted */
+    /* Adds or (size 0) removes slot @slot. No vCPU may be running. */
+    bool (*set_ram)(VcpuVm *vm, unsigned slot, const VcpuRamSlot *ram, GError **err);
+    /* A device wrote guest RAM: translated code of the range is stale. NULL if the hardware sees it. */
+    void (*ram_dirty)(VcpuVm *vm, uint64_t gpa, uint64_t size);
+
+    Vcpu *(*vcpu_new)(VcpuVm *vm, unsigned index, GError **err);
+    void (*vcpu_free)(Vcpu *vcpu);
+    /* Runs guest instructions until there is a reason to return; blocks while halted. */
+    VcpuExit (*run)(Vcpu *vcpu, GError **err);
+    /* Makes the current or the next run return VCPU_EXIT_KICK soon. Any thread. */
+    void (*kick)(Vcpu *vcpu);
+    /* Any thread; only for engines without an irqchip (NMI: for all). */
+    void (*signal)(Vcpu *vcpu, VcpuSignal signal, unsigned argument);
+    /* Only while the vCPU is not inside run. set_state refuses impossible states. */
+    bool (*get_state)(Vcpu *vcpu, VcpuState *state, GError **err);
+    bool (*set_state)(Vcpu *vcpu, const VcpuState *state, GError **err);
+    /* The guest's TSC now. Any thread. */
+    uint64_t (*tsc)(Vcpu *vcpu);
+
+    /* Engines with an irqchip; NULL otherwise. */
+    bool (*set_gsi)(VcpuVm *vm, unsigned gsi, bool level);
+    bool (*send_msi)(VcpuVm *vm, uint64_t address, uint32_t data);
+    /* Signals @fd (an eventfd) instead of calling mmio_write for writes to [gpa, gpa+size). */
+    bool (*add_ioeventfd)(VcpuVm *vm, uint64_t gpa, unsigned size, int fd, GError **err);
+    bool (*del_ioeventfd)(VcpuVm *vm, uint64_t gpa, unsigned size, int fd, GError **err);
+    /* Raises the MSI whenever @fd is signalled. */
+    bool (*add_irqfd)(VcpuVm *vm, int fd, uint64_t address, uint32_t data, unsigned *route,
+                      GError **err);
+    bool (*del_irqfd)(VcpuVm *vm, int fd, unsigned route, GError **err);
+    /* Dirty log of a RAM slot, one bit a page, cleared by reading; bitmap of size/4096/8 bytes. */
+    bool (*dirty_log_start)(VcpuVm *vm, unsigned slot, GError **err);
+    bool (*dirty_log_read)(VcpuVm *vm, unsigned slot, uint8_t *bitmap, size_t size, GError **err);
+    bool (*dirty_log_stop)(VcpuVm *vm, unsigned slot, GError **err);
+} VcpuEngine;
+
+/* What every engine's VM and vCPU start with. */
+struct VcpuVm {
+    const VcpuEngine *engine;
+    const VcpuBus *bus;
+    VcpuVmConfig config;
+    VcpuRamSlot ram[VCPU_RAM_SLOTS_MAX]; /* size 0: unused */
+};
+
+struct Vcpu {
+    const VcpuEngine *engine;
+    VcpuVm *vm;
+    unsigned index;
+};
+
+extern const VcpuEngine vcpu_engine_kvm;
+extern const VcpuEngine vcpu_engine_soft;
+
+/* Every engine, best first, NULL-terminated. */
+extern const VcpuEngine *const vcpu_engines[];
+
+/*
+ * The engine named @name, or for "auto" the first that works. *reason (owned by the caller)
+ * says in one line which was taken and why. NULL and @err if the named one does not work.
+ */
+const VcpuEngine *vcpu_engine_select(const char *name, char **reason, GError **err);
+
+/* The host's TSC frequency in kHz, measured once. Any thread. */
+uint64_t vcpu_host_tsc_khz(void);
