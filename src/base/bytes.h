@@ -21,7 +21,10 @@
         memcpy(&v, p, sizeof(v));                                                                  \
         return v;                                                                                  \
     }                                                                                              \
-    static inline void le##bits##_put(void *p, uint##bits##_t v) { memcpy(p, &v, sizeof(v)); }     \
+    static inline void le##bits##_put(void *p, uint##bits##_t v)                                   \
+    {                                                                                              \
+        memcpy(p, &v, sizeof(v));                                                                  \
+    }                                                                                              \
     static inline uint##bits##_t be##bits##_get(const void *p)                                     \
     {                                                                                              \
         return __builtin_bswap##bits(le##bits##_get(p));                                           \

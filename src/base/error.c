@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdarg.h>
 
-G_DEFINE_QUARK(lodge-error-quark, lodge_error)
+G_DEFINE_QUARK(lodge - error - quark, lodge_error)
 
 bool lodge_fail(GError **err, LodgeErrorCode code, const char *format, ...)
 {

@@ -13,20 +13,21 @@
 typedef struct BlockNode BlockNode;   /* an open image; reference counted */
 typedef struct BlockQueue BlockQueue; /* requests of one submitter */
 
-/* How files are opened: so that a sandboxed process can be handed descriptors. Returns an fd or -errno. */
+/* How files are opened: so that a sandboxed process can be handed descriptors. Returns an fd or
+ * -errno. */
 typedef int (*BlockOpener)(void *opaque, const char *path, int open_flags);
 
 typedef struct BlockOpen {
     const char *path;
-    const char *format;  /* "raw", "qcow2"; NULL: probe (a raw image found by probing is opened read-only
-                            at sector 0, as QEMU does) */
+    const char *format; /* "raw", "qcow2"; NULL: probe (a raw image found by probing is opened
+                           read-only at sector 0, as QEMU does) */
     bool read_only;
-    bool shared;         /* do not take QEMU-compatible locks (force-share) */
-    bool direct;         /* O_DIRECT (cache=none) */
-    bool no_flush;       /* cache=unsafe */
-    bool discard_unmap;  /* discard='unmap': guest discards reach the file; else they are ignored */
-    bool no_backing;     /* do not open the backing file */
-    BlockOpener opener;  /* NULL: open(2) */
+    bool shared;        /* do not take QEMU-compatible locks (force-share) */
+    bool direct;        /* O_DIRECT (cache=none) */
+    bool no_flush;      /* cache=unsafe */
+    bool discard_unmap; /* discard='unmap': guest discards reach the file; else they are ignored */
+    bool no_backing;    /* do not open the backing file */
+    BlockOpener opener; /* NULL: open(2) */
     void *opener_opaque;
 } BlockOpen;
 
@@ -35,7 +36,7 @@ BlockNode *block_ref(BlockNode *node);
 void block_unref(BlockNode *node); /* the last one flushes and closes; NULL is accepted */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BlockNode, block_unref)
 
-uint64_t block_size(const BlockNode *node);  /* virtual size in bytes */
+uint64_t block_size(const BlockNode *node); /* virtual size in bytes */
 bool block_read_only(const BlockNode *node);
 const char *block_path(const BlockNode *node);
 const char *block_format(const BlockNode *node);
@@ -49,7 +50,13 @@ int block_write_zeroes(BlockNode *node, uint64_t offset, uint64_t length, unsign
 int block_discard(BlockNode *node, uint64_t offset, uint64_t length);
 int block_flush(BlockNode *node);
 
-typedef enum BlockOp { BLOCK_READ, BLOCK_WRITE, BLOCK_WRITE_ZEROES, BLOCK_DISCARD, BLOCK_FLUSH } BlockOp;
+typedef enum BlockOp {
+    BLOCK_READ,
+    BLOCK_WRITE,
+    BLOCK_WRITE_ZEROES,
+    BLOCK_DISCARD,
+    BLOCK_FLUSH
+} BlockOp;
 
 /* One asynchronous request; the caller owns it and everything it points to until done is called. */
 typedef struct BlockRequest BlockRequest;

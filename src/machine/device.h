@@ -10,8 +10,20 @@
 typedef struct Device Device;
 typedef struct DeviceType DeviceType;
 
-typedef enum DeviceBus { DEVICE_BUS_SYSTEM, DEVICE_BUS_ISA, DEVICE_BUS_PCI, DEVICE_BUS_VIRTIO_SERIAL } DeviceBus;
-typedef enum DeviceOptionType { OPTION_STRING, OPTION_BOOL, OPTION_UINT, OPTION_SIZE, OPTION_MAC, OPTION_PCI_ADDRESS } DeviceOptionType;
+typedef enum DeviceBus {
+    DEVICE_BUS_SYSTEM,
+    DEVICE_BUS_ISA,
+    DEVICE_BUS_PCI,
+    DEVICE_BUS_VIRTIO_SERIAL
+} DeviceBus;
+typedef enum DeviceOptionType {
+    OPTION_STRING,
+    OPTION_BOOL,
+    OPTION_UINT,
+    OPTION_SIZE,
+    OPTION_MAC,
+    OPTION_PCI_ADDRESS
+} DeviceOptionType;
 
 /* What may be written after the type in the configuration; others are refused by name. */
 typedef struct DeviceOption {
@@ -27,14 +39,15 @@ struct DeviceType {
     const char *name;
     const char *summary; /* one line */
     DeviceBus bus;
-    size_t instance_size; /* struct that starts with Device (or PciDevice) */
+    size_t instance_size;        /* struct that starts with Device (or PciDevice) */
     const DeviceOption *options; /* ends with {0}; may be NULL */
     /* Options were checked. Registers its regions; on failure leaves nothing behind. */
     bool (*realize)(Device *dev, GError **err);
-    void (*reset)(Device *dev);    /* to power-on state; may be NULL */
+    void (*reset)(Device *dev);     /* to power-on state; may be NULL */
     void (*unrealize)(Device *dev); /* accepts a half-realized device; may be NULL */
-    const StateField *state; /* what to save and restore; ends with {0} */
-    bool (*state_loaded)(Device *dev, GError **err); /* validates and re-derives after a restore; may be NULL */
+    const StateField *state;        /* what to save and restore; ends with {0} */
+    bool (*state_loaded)(Device *dev,
+                         GError **err); /* validates and re-derives after a restore; may be NULL */
 };
 
 struct Device {

@@ -17,7 +17,8 @@
 
 typedef struct Machine Machine;
 
-/* ---- configuration ------------------------------------------------------------------------------- */
+/* ---- configuration
+ * ------------------------------------------------------------------------------- */
 
 /* key=value options of one device or backend, in order; keys unique. */
 typedef struct MachineOption {
@@ -25,27 +26,30 @@ typedef struct MachineOption {
 } MachineOption;
 
 typedef struct MachineItem {
-    char *type; /* a row of the device, chardev, netdev or drive table: "virtio-blk", "file", "user" */
+    char *type; /* a row of the device, chardev, netdev or drive table: "virtio-blk", "file", "user"
+                 */
     char *id;   /* unique; may be NULL for devices */
     GArray *options; /* of MachineOption */
 } MachineItem;
 
 typedef struct MachineConfig {
     char *name;
-    uint8_t uuid[16];       /* RFC 4122 byte order */
-    char *board;            /* "q35" */
-    char *engine;           /* "auto", "kvm", "soft" */
-    uint64_t memory_size;   /* bytes, multiple of 1 MiB */
+    uint8_t uuid[16];     /* RFC 4122 byte order */
+    char *board;          /* "q35" */
+    char *engine;         /* "auto", "kvm", "soft" */
+    uint64_t memory_size; /* bytes, multiple of 1 MiB */
     unsigned n_vcpus, sockets, cores, threads;
     char *kernel, *initrd, *cmdline; /* paths; kernel may be NULL */
-    int64_t rtc_offset_s;   /* guest RTC = host UTC + this */
+    int64_t rtc_offset_s;            /* guest RTC = host UTC + this */
     bool hpet;
     bool start_paused;
-    bool no_reboot;         /* a reset stops the machine (on_reboot=destroy) */
-    GPtrArray *drives;      /* MachineItem: type = format or "auto"; options file=, readonly=, cache=, discard=, serial= … */
-    GPtrArray *chardevs;    /* MachineItem: type stdio, file, unix, pty, null, fd */
-    GPtrArray *netdevs;     /* MachineItem: type user, tap-fd */
-    GPtrArray *devices;     /* MachineItem: type of the device table; options drive=, chardev=, netdev=, addr= … */
+    bool no_reboot;      /* a reset stops the machine (on_reboot=destroy) */
+    GPtrArray *drives;   /* MachineItem: type = format or "auto"; options file=, readonly=, cache=,
+                            discard=, serial= … */
+    GPtrArray *chardevs; /* MachineItem: type stdio, file, unix, pty, null, fd */
+    GPtrArray *netdevs;  /* MachineItem: type user, tap-fd */
+    GPtrArray *devices; /* MachineItem: type of the device table; options drive=, chardev=, netdev=,
+                           addr= … */
 } MachineConfig;
 
 MachineConfig *machine_config_new(void);
@@ -55,21 +59,35 @@ MachineItem *machine_item_new(const char *type, const char *id);
 void machine_item_set(MachineItem *item, const char *key, const char *value);
 const char *machine_item_get(const MachineItem *item, const char *key); /* NULL if absent */
 
-/* ---- life ------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------ */
 
 typedef enum MachineStatus {
-    MACHINE_PRELAUNCH, MACHINE_RUNNING, MACHINE_PAUSED, MACHINE_SHUTDOWN, MACHINE_ERROR
+    MACHINE_PRELAUNCH,
+    MACHINE_RUNNING,
+    MACHINE_PAUSED,
+    MACHINE_SHUTDOWN,
+    MACHINE_ERROR
 } MachineStatus;
 
 typedef enum MachineEventType {
-    MACHINE_EVENT_SHUTDOWN, MACHINE_EVENT_RESET, MACHINE_EVENT_STOP, MACHINE_EVENT_RESUME,
-    MACHINE_EVENT_POWERDOWN, MACHINE_EVENT_BALLOON_CHANGE, MACHINE_EVENT_ERROR,
+    MACHINE_EVENT_SHUTDOWN,
+    MACHINE_EVENT_RESET,
+    MACHINE_EVENT_STOP,
+    MACHINE_EVENT_RESUME,
+    MACHINE_EVENT_POWERDOWN,
+    MACHINE_EVENT_BALLOON_CHANGE,
+    MACHINE_EVENT_ERROR,
 } MachineEventType;
 
 typedef enum MachineCause { /* why a shutdown or reset happened: QMP's ShutdownCause */
-    MACHINE_CAUSE_GUEST_SHUTDOWN, MACHINE_CAUSE_GUEST_RESET, MACHINE_CAUSE_GUEST_PANIC,
-    MACHINE_CAUSE_HOST_QMP_QUIT, MACHINE_CAUSE_HOST_QMP_SYSTEM_RESET, MACHINE_CAUSE_HOST_SIGNAL,
-    MACHINE_CAUSE_HOST_ERROR,
+                            MACHINE_CAUSE_GUEST_SHUTDOWN,
+                            MACHINE_CAUSE_GUEST_RESET,
+                            MACHINE_CAUSE_GUEST_PANIC,
+                            MACHINE_CAUSE_HOST_QMP_QUIT,
+                            MACHINE_CAUSE_HOST_QMP_SYSTEM_RESET,
+                            MACHINE_CAUSE_HOST_SIGNAL,
+                            MACHINE_CAUSE_HOST_ERROR,
 } MachineCause;
 
 typedef struct MachineEvent {
@@ -87,13 +105,13 @@ void machine_free(Machine *m); /* stops it first; NULL is accepted */
 void machine_add_event_handler(Machine *m, MachineEventHandler handler, void *opaque);
 bool machine_start(Machine *m, GError **err); /* vCPU threads run (unless start_paused) */
 /* The calls below may come from any thread; they complete before returning unless noted. */
-void machine_stop(Machine *m);   /* pauses the vCPUs and drains the disks */
+void machine_stop(Machine *m); /* pauses the vCPUs and drains the disks */
 void machine_cont(Machine *m);
 void machine_powerdown(Machine *m);             /* presses the ACPI power button */
 void machine_reset(Machine *m, MachineCause c); /* asynchronous: carried out on the main thread */
 void machine_shutdown(Machine *m, MachineCause c); /* asynchronous; ends machine_run */
-/* Runs the main loop on the calling thread until shutdown. Returns the process's exit status (isa-debug-exit's
- * code, else 0). */
+/* Runs the main loop on the calling thread until shutdown. Returns the process's exit status
+ * (isa-debug-exit's code, else 0). */
 int machine_run(Machine *m);
 MachineStatus machine_status(const Machine *m);
 const MachineConfig *machine_config(const Machine *m);
@@ -103,16 +121,20 @@ unsigned machine_vcpu_count(const Machine *m);
 Vcpu *machine_vcpu(Machine *m, unsigned index);
 pid_t machine_vcpu_thread_id(const Machine *m, unsigned index);
 /* Runs @f with the vCPU outside run (for get_state from the monitor). */
-void machine_with_vcpu(Machine *m, unsigned index, void (*f)(Vcpu *vcpu, void *opaque), void *opaque);
+void machine_with_vcpu(Machine *m, unsigned index, void (*f)(Vcpu *vcpu, void *opaque),
+                       void *opaque);
 
-/* ---- lock, loop, clock -------------------------------------------------------------------------------- */
+/* ---- lock, loop, clock
+ * -------------------------------------------------------------------------------- */
 
-void machine_lock(Machine *m);   /* recursive */
+void machine_lock(Machine *m); /* recursive */
 void machine_unlock(Machine *m);
 GMainContext *machine_context(Machine *m);
-/* Calls @f under the machine lock when @fd is readable/writable (GIOCondition). Free with g_source_destroy+unref. */
+/* Calls @f under the machine lock when @fd is readable/writable (GIOCondition). Free with
+ * g_source_destroy+unref. */
 typedef void (*MachineFdHandler)(void *opaque, int fd, GIOCondition condition);
-GSource *machine_watch_fd(Machine *m, int fd, GIOCondition condition, MachineFdHandler f, void *opaque);
+GSource *machine_watch_fd(Machine *m, int fd, GIOCondition condition, MachineFdHandler f,
+                          void *opaque);
 /* Calls @f once on the main thread under the lock, soon. */
 void machine_defer(Machine *m, void (*f)(void *opaque), void *opaque);
 
@@ -125,7 +147,8 @@ void machine_timer_set(MachineTimer *t, int64_t deadline_ns); /* by machine_cloc
 void machine_timer_cancel(MachineTimer *t);
 bool machine_timer_pending(const MachineTimer *t);
 
-/* ---- memory and address spaces ---------------------------------------------------------------------------- */
+/* ---- memory and address spaces
+ * ---------------------------------------------------------------------------- */
 
 /* Host pointer to guest RAM [gpa, gpa+length), or NULL if any of it is not RAM. Any thread. */
 void *machine_ram(Machine *m, uint64_t gpa, uint64_t length);
@@ -139,7 +162,8 @@ uint64_t machine_low_ram(Machine *m);
 /* A read-only piece (option ROM, ACPI tables go to RAM instead). @size page aligned. */
 bool machine_add_rom(Machine *m, uint64_t gpa, const void *data, uint64_t size, GError **err);
 
-/* Registers of a device. Accesses outside min..max are split or widened by the dispatcher (default 1..4). */
+/* Registers of a device. Accesses outside min..max are split or widened by the dispatcher
+ * (default 1..4). */
 typedef struct IoOps {
     uint64_t (*read)(void *opaque, uint64_t offset, unsigned size);
     void (*write)(void *opaque, uint64_t offset, unsigned size, uint64_t value);
@@ -147,9 +171,12 @@ typedef struct IoOps {
     bool no_lock;                /* called without the machine lock (the device has its own) */
 } IoOps;
 typedef struct IoRegion IoRegion;
-/* Overlaps are refused (NULL) with an internal error. Regions may be moved and switched off (PCI BARs). */
-IoRegion *machine_map_mmio(Machine *m, uint64_t gpa, uint64_t size, const IoOps *ops, void *opaque, const char *name);
-IoRegion *machine_map_ports(Machine *m, uint16_t port, unsigned count, const IoOps *ops, void *opaque, const char *name);
+/* Overlaps are refused (NULL) with an internal error. Regions may be moved and switched off (PCI
+ * BARs). */
+IoRegion *machine_map_mmio(Machine *m, uint64_t gpa, uint64_t size, const IoOps *ops, void *opaque,
+                           const char *name);
+IoRegion *machine_map_ports(Machine *m, uint16_t port, unsigned count, const IoOps *ops,
+                            void *opaque, const char *name);
 void io_region_move(IoRegion *region, bool enabled, uint64_t base);
 void io_region_free(IoRegion *region);
 /* The vCPU whose access is being dispatched on this thread, or -1. */
@@ -159,7 +186,10 @@ int machine_current_vcpu(void);
 bool machine_add_ioeventfd(Machine *m, uint64_t gpa, unsigned size, int fd);
 void machine_del_ioeventfd(Machine *m, uint64_t gpa, unsigned size, int fd);
 
-/* ---- interrupts ----------------------------------------------------------------------------------------------- */
+/* ---- interrupts
+ * -----------------------------------------------------------------------------------------------
+ */
 
-void machine_set_gsi(Machine *m, unsigned gsi, bool level); /* 0-15 also drive the PIC; any thread */
+void machine_set_gsi(Machine *m, unsigned gsi,
+                     bool level); /* 0-15 also drive the PIC; any thread */
 void machine_send_msi(Machine *m, uint64_t address, uint32_t data); /* any thread */

@@ -15,7 +15,7 @@
 
 #include "vcpu/state.h"
 
-#define VCPU_COUNT_MAX 64
+#define VCPU_COUNT_MAX     64
 #define VCPU_RAM_SLOTS_MAX 32
 
 typedef struct VcpuVm VcpuVm; /* one guest; engines derive by embedding it first */
@@ -39,7 +39,8 @@ typedef struct VcpuBus {
     uint64_t (*mmio_read)(void *opaque, unsigned vcpu, uint64_t gpa, unsigned size);
     void (*mmio_write)(void *opaque, unsigned vcpu, uint64_t gpa, unsigned size, uint64_t value);
     /* The members below are used only by engines without an irqchip of their own. */
-    /* Takes the interrupt that the local APIC or PIC would deliver now: a vector, or -1 for none. */
+    /* Takes the interrupt that the local APIC or PIC would deliver now: a vector, or -1 for none.
+     */
     int (*interrupt_acknowledge)(void *opaque, unsigned vcpu);
     uint64_t (*cr8_read)(void *opaque, unsigned vcpu); /* TPR bits 7:4 */
     void (*cr8_write)(void *opaque, unsigned vcpu, uint64_t value);
@@ -73,14 +74,16 @@ typedef struct VcpuEngine {
     const char *name; /* "kvm", "soft" */
     bool has_irqchip; /* local APICs, IOAPIC, PIC and PIT are inside the engine */
 
-    /* Whether the engine works here, by trying it. On false *why (owned by the caller) says why not. */
+    /* Whether the engine works here, by trying it. On false *why (owned by the caller) says why
+     * not. */
     bool (*probe)(char **why);
 
     VcpuVm *(*vm_new)(const VcpuVmConfig *config, GError **err);
     void (*vm_free)(VcpuVm *vm); /* after all vCPUs were freed; NULL is accepted */
     /* Adds or (size 0) removes slot @slot. No vCPU may be running. */
     bool (*set_ram)(VcpuVm *vm, unsigned slot, const VcpuRamSlot *ram, GError **err);
-    /* A device wrote guest RAM: translated code of the range is stale. NULL if the hardware sees it. */
+    /* A device wrote guest RAM: translated code of the range is stale. NULL if the hardware sees
+     * it. */
     void (*ram_dirty)(VcpuVm *vm, uint64_t gpa, uint64_t size);
 
     Vcpu *(*vcpu_new)(VcpuVm *vm, unsigned index, GError **err);

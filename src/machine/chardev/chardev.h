@@ -13,7 +13,8 @@
 typedef struct Chardev Chardev;
 
 typedef struct ChardevUser {
-    /* How many bytes the device can take now; 0 holds the source back until chardev_accept_input. */
+    /* How many bytes the device can take now; 0 holds the source back until chardev_accept_input.
+     */
     size_t (*can_receive)(void *opaque);
     void (*receive)(void *opaque, const uint8_t *data, size_t size);
     void (*opened)(void *opaque, bool open); /* a peer connected or left; may be NULL */
@@ -23,7 +24,8 @@ Chardev *chardev_find(Machine *m, const char *id);
 /* One user at a time (stdio may be shared with none). False and @err if taken. */
 bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, GError **err);
 void chardev_detach(Chardev *c);
-/* Never blocks for long: what the peer does not take is buffered up to 64 KiB, then the oldest is dropped. Any thread. */
+/* Never blocks for long: what the peer does not take is buffered up to 64 KiB, then the oldest is
+ * dropped. Any thread. */
 void chardev_write(Chardev *c, const uint8_t *data, size_t size);
 void chardev_accept_input(Chardev *c);
 /* For the creator (machine_new). */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The host side of a network interface: user (libslirp: NAT, DHCP, DNS), tap-fd (a tap descriptor
- * handed in). Types register in netdev/netdevs.c. Main thread, machine lock held, except netdev_send.
+ * handed in). Types register in netdev/netdevs.c. Main thread, machine lock held, except
+ * netdev_send.
  */
 #pragma once
 
@@ -16,7 +17,8 @@ typedef struct Netdev Netdev;
 typedef struct NetdevUser {
     /* False: no room; the backend holds frames back until netdev_accept_input. */
     bool (*can_receive)(void *opaque);
-    void (*receive)(void *opaque, const uint8_t *frame, size_t size); /* an Ethernet frame without FCS */
+    void (*receive)(void *opaque, const uint8_t *frame,
+                    size_t size); /* an Ethernet frame without FCS */
 } NetdevUser;
 
 Netdev *netdev_find(Machine *m, const char *id);

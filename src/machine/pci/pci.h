@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * PCI Express devices: configuration space, BARs, MSI-X, INTx. PCI Local Bus 3.0, PCIe 5.0 chapter 7.
+ * PCI Express devices: configuration space, BARs, MSI-X, INTx. PCI Local Bus 3.0, PCIe 5.0
+ * chapter 7.
  */
 #pragma once
 
 #include "machine/device.h"
 
-#define PCI_CONFIG_SIZE 4096
-#define PCI_BAR_COUNT 6
+#define PCI_CONFIG_SIZE      4096
+#define PCI_BAR_COUNT        6
 #define PCI_MSIX_VECTORS_MAX 128
 
 typedef struct PciBus PciBus;
@@ -25,14 +26,15 @@ typedef struct PciDevice {
     uint8_t config[PCI_CONFIG_SIZE];
     uint8_t write_mask[PCI_CONFIG_SIZE]; /* bits the guest may change */
     PciBar bar[PCI_BAR_COUNT];
-    uint16_t capability_end;             /* where the next capability goes */
+    uint16_t capability_end; /* where the next capability goes */
     unsigned msix_vectors;
-    uint16_t msix_offset;                /* of the capability */
+    uint16_t msix_offset; /* of the capability */
     uint8_t msix_table[PCI_MSIX_VECTORS_MAX * 16];
     uint8_t msix_pending[PCI_MSIX_VECTORS_MAX / 8];
     bool intx_level;
     void (*config_written)(struct PciDevice *pci, unsigned offset, unsigned size); /* may be NULL */
-    void (*msix_changed)(struct PciDevice *pci, unsigned vector); /* mask or message changed; may be NULL */
+    void (*msix_changed)(struct PciDevice *pci,
+                         unsigned vector); /* mask or message changed; may be NULL */
 } PciDevice;
 
 typedef struct PciIds {
@@ -54,7 +56,8 @@ bool pci_add_pcie_capability(PciDevice *pci, unsigned port_type);
 /* Table and PBA live in BAR @bar, which this creates (4 KiB-multiple MMIO). */
 bool pci_add_msix(PciDevice *pci, unsigned vectors, unsigned bar, GError **err);
 bool pci_msix_enabled(const PciDevice *pci);
-/* Sends vector, or marks it pending while masked. Any thread (takes the machine lock if it must). */
+/* Sends vector, or marks it pending while masked. Any thread (takes the machine lock if it must).
+ */
 void pci_msix_notify(PciDevice *pci, unsigned vector);
 void pci_set_intx(PciDevice *pci, bool level);
 extern const StateField pci_device_state[]; /* for STATE_NESTED use in a device's table */
