@@ -113,6 +113,8 @@ void machine_shutdown(Machine *m, MachineCause c); /* asynchronous; ends machine
 /* Runs the main loop on the calling thread until shutdown. Returns the process's exit status
  * (isa-debug-exit's code, else 0). */
 int machine_run(Machine *m);
+/* Ends machine_run with this exit status (isa-debug-exit). Asynchronous. */
+void machine_exit(Machine *m, int status);
 MachineStatus machine_status(const Machine *m);
 const MachineConfig *machine_config(const Machine *m);
 const char *machine_engine_name(const Machine *m);
