@@ -14,6 +14,7 @@
 #include <setjmp.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -34,7 +35,7 @@ typedef struct SoftBlock SoftBlock;
 typedef void (*SoftHandler)(SoftCpu *cpu, const SoftOp *op);
 #define SOFT_NEXT(cpu, op) return (op)[1].handler((cpu), (op) + 1)
 
-#define SOFT_REG_NONE 0xff
+#define SOFT_REG_NONE 16 /* no base or index: indexes SoftCpu.gpr_zero */
 #define SOFT_REG_RIP 0xfe /* decoder only: folded into disp64 before handlers see it */
 
 enum {
@@ -68,7 +69,9 @@ struct SoftOp {
     uint8_t prefix;    /* mandatory prefix of maps 1-3 and VEX.pp: 0 none, 1 66, 2 F3, 3 F2 */
     uint8_t vvvv;      /* VEX.vvvv, not inverted */
     uint8_t sub;       /* handler-private */
-    uint8_t spare[8];
+    uint8_t plain;     /* the memory operand's linear address is base + index + disp: flat, 64-bit */
+    uint8_t spare[3];
+    uint32_t link_epoch; /* block.c: aux is a linked successor while cpu->fetch_epoch equals this */
 };
 _Static_assert(sizeof(SoftOp) == 64, "SoftOp is one cache line");
 
@@ -166,12 +169,19 @@ struct SoftCpu {
 
     /* touched by every instruction */
     uint64_t gpr[16];
+    uint64_t gpr_zero; /* always 0: gpr[SOFT_REG_NONE] */
     uint64_t rip;      /* valid between blocks */
     const SoftOp *op;  /* the instruction in execution: every handler that may fault sets it first */
     uint32_t arith;    /* ARITH_* */
     uint32_t mode;     /* SOFT_MODE_* */
     uint64_t rflags;   /* without the six arithmetic flags; bit 1 set */
     _Atomic uint32_t pending;
+    /*
+     * Never 0; changes whenever a fetch from the same linear address might meet other code:
+     * mmu.c increments it on every TLB flush (also of one page) and change of paging mode,
+     * block.c when code was written. Links between blocks are valid for one value.
+     */
+    uint32_t fetch_epoch;
     uint8_t cpl;
     uint8_t mmu;       /* SOFT_MMU_* of data accesses now */
     bool shadow;       /* interrupts are held off for one instruction (STI, MOV SS) */
@@ -200,6 +210,8 @@ struct SoftCpu {
     struct SoftBlockCache *blocks;   /* block.c */
     struct SoftVector *vector;       /* vector.c: stub cache */
 };
+
+_Static_assert(offsetof(SoftCpu, gpr_zero) == offsetof(SoftCpu, gpr) + 16 * 8, "see SOFT_REG_NONE");
 
 static inline SoftVm *soft_vm(SoftCpu *cpu)
 {
@@ -301,6 +313,8 @@ uint64_t soft_fetch_translate(SoftCpu *cpu, uint64_t linear, const uint8_t **hos
  * by vCPU or device, increments. soft_page_generation reads it; a block is valid while its pages' are unchanged.
  */
 uint32_t soft_page_protect(SoftCpu *cpu, uint64_t gpa);
+/* Whoever increments a page's generation increments this too, afterwards. block.c */
+extern _Atomic uint32_t soft_code_epoch;
 uint32_t soft_page_generation(SoftVm *vm, uint64_t gpa);
 
 /* ---- segmentation (segment.c) ------------------------------------------------------------------ */
@@ -323,11 +337,8 @@ static inline uint64_t soft_linear(SoftCpu *cpu, unsigned seg, uint64_t offset, 
 /* The offset (not yet linear) of an op's memory operand, wrapped to the address size. */
 static inline uint64_t soft_offset(const SoftCpu *cpu, const SoftOp *op)
 {
-    uint64_t a = (uint64_t)op->disp;
-    if (op->base != SOFT_REG_NONE)
-        a += cpu->gpr[op->base];
-    if (op->index != SOFT_REG_NONE)
-        a += cpu->gpr[op->index] << op->scale;
+    const uint64_t *gpr = cpu->gpr; /* and gpr_zero after it */
+    uint64_t a = (uint64_t)op->disp + gpr[op->base] + (gpr[op->index] << op->scale);
     if (__builtin_expect(op->asize == 8, 1))
         return a;
     return op->asize == 4 ? (uint32_t)a : (uint16_t)a;
