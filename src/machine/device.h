@@ -44,6 +44,7 @@ struct DeviceType {
     /* Options were checked. Registers its regions; on failure leaves nothing behind. */
     bool (*realize)(Device *dev, GError **err);
     void (*reset)(Device *dev);     /* to power-on state; may be NULL */
+    void (*drain)(Device *dev);     /* vCPUs are paused: finish what is in flight; may be NULL */
     void (*unrealize)(Device *dev); /* accepts a half-realized device; may be NULL */
     const StateField *state;        /* what to save and restore; ends with {0} */
     bool (*state_loaded)(Device *dev,

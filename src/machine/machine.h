@@ -115,6 +115,13 @@ void machine_shutdown(Machine *m, MachineCause c); /* asynchronous; ends machine
 int machine_run(Machine *m);
 /* Ends machine_run with this exit status (isa-debug-exit). Asynchronous. */
 void machine_exit(Machine *m, int status);
+/* Run in order of addition, on the main thread under the lock, by every reset (the one of
+ * machine_start included): after the devices were reset and each vCPU has vcpu_state_reset's state.
+ * Failing stops the machine (or fails machine_start). */
+typedef bool (*MachineResetHook)(void *opaque, GError **err);
+void machine_add_reset_hook(Machine *m, MachineResetHook hook, void *opaque);
+/* Calls the event handlers: at once on the main thread (lock held), else soon. Any thread. */
+void machine_emit(Machine *m, const MachineEvent *event);
 MachineStatus machine_status(const Machine *m);
 const MachineConfig *machine_config(const Machine *m);
 const char *machine_engine_name(const Machine *m);
@@ -148,9 +155,10 @@ void machine_timer_free(MachineTimer *t);
 void machine_timer_set(MachineTimer *t, int64_t deadline_ns); /* by machine_clock_ns; replaces */
 void machine_timer_cancel(MachineTimer *t);
 bool machine_timer_pending(const MachineTimer *t);
+/* For devices with their own lock: the callback runs without the machine lock. Call before the first set. */
+void machine_timer_set_no_lock(MachineTimer *t);
 
-/* ---- memory and address spaces
- * ---------------------------------------------------------------------------- */
+/* ---- memory and address spaces ---- */
 
 /* Host pointer to guest RAM [gpa, gpa+length), or NULL if any of it is not RAM. Any thread. */
 void *machine_ram(Machine *m, uint64_t gpa, uint64_t length);
@@ -184,13 +192,23 @@ void io_region_free(IoRegion *region);
 /* The vCPU whose access is being dispatched on this thread, or -1. */
 int machine_current_vcpu(void);
 
-/* A guest write of @size at @gpa signals @fd instead of reaching the region (virtio doorbells). */
-bool machine_add_ioeventfd(Machine *m, uint64_t gpa, unsigned size, int fd);
-void machine_del_ioeventfd(Machine *m, uint64_t gpa, unsigned size, int fd);
+/* A guest write of @size at @offset of the MMIO region signals @fd (an eventfd) instead of calling
+ * write, wherever the region is mapped (virtio doorbells). Machine lock held. False: too many. */
+bool io_region_add_ioeventfd(IoRegion *region, uint64_t offset, unsigned size, int fd);
+/* After this returns, @fd is not touched any more. */
+void io_region_del_ioeventfd(IoRegion *region, uint64_t offset, unsigned size);
+uint64_t io_region_base(const IoRegion *region);
+bool io_region_enabled(const IoRegion *region);
 
-/* ---- interrupts
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- host sides ---------------------------------------------------------------------------------- */
+
+/* The open image of drive @id and its configuration (serial=, cache= …), NULL if there is none. The
+ * machine owns both; block_ref to keep the node. One device uses a drive: machine_claim_drive fails if taken. */
+struct BlockNode;
+struct BlockNode *machine_drive(Machine *m, const char *id, const MachineItem **item);
+bool machine_claim_drive(Machine *m, const char *id, GError **err);
+
+/* ---- interrupts ---- */
 
 void machine_set_gsi(Machine *m, unsigned gsi,
                      bool level); /* 0-15 also drive the PIC; any thread */
