@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The KVM engine with guests of a few instructions: they run on any /dev/kvm, hardware behind
+ * it or not. Skipped visibly where there is none.
+ */
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "vcpu/engine.h"
+
+#define RAM_SIZE 0x10000u
+#define CODE     0x1000u
+
+typedef struct Guest {
+    VcpuBus bus;
+    VcpuVm *vm;
+    Vcpu *vcpu;
+    uint8_t *ram;
+    unsigned n_writes;
+    uint16_t port[8];
+    uint64_t value[8], mmio_gpa, mmio_value;
+} Guest;
+
+static uint64_t port_read(void *opaque, unsigned vcpu, uint16_t port, unsigned size)
+{
+    return 0x5a;
+}
+
+static void port_write(void *opaque, unsigned vcpu, uint16_t port, unsigned size, uint64_t value)
+{
+    Guest *g = opaque;
+    if (g->n_writes < G_N_ELEMENTS(g->port)) {
+        g->port[g->n_writes] = port;
+        g->value[g->n_writes++] = value;
+    }
+    if (port == 0xf4)
+        g->vm->engine->kick(g->vcpu);
+}
+
+static uint64_t mmio_read(void *opaque, unsigned vcpu, uint64_t gpa, unsigned size)
+{
+    return 0x1234;
+}
+
+static void mmio_write(void *opaque, unsigned vcpu, uint64_t gpa, unsigned size, uint64_t value)
+{
+    Guest *g = opaque;
+    g->mmio_gpa = gpa;
+    g->mmio_value = value;
+}
+
+static bool guest_new(Guest *g)
+{
+    *g = (Guest){.bus = {.opaque = g,
+                         .port_read = port_read,
+                         .port_write = port_write,
+                         .mmio_read = mmio_read,
+                         .mmio_write = mmio_write}};
+    g_autoptr(GError) err = NULL;
+    VcpuVmConfig config = {.n_vcpus = 1, .bus = &g->bus};
+    g->vm = vcpu_engine_kvm.vm_new(&config, &err);
+    if (!g->vm) {
+        g_test_skip(err->message);
+        return false;
+    }
+    g->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    VcpuRamSlot slot = {.size = RAM_SIZE, .hva = g->ram};
+    g_assert_true(vcpu_engine_kvm.set_ram(g->vm, 0, &slot, &err));
+    g->vcpu = vcpu_engine_kvm.vcpu_new(g->vm, 0, &err);
+    g_assert_no_error(err);
+    return true;
+}
+
+static void guest_free(Guest *g)
+{
+    vcpu_engine_kvm.vcpu_free(g->vcpu);
+    vcpu_engine_kvm.vm_free(g->vm);
+    munmap(g->ram, RAM_SIZE);
+}
+
+/* Puts @code at CODE in real mode and runs it until it writes to port 0xf4. */
+static void guest_run(Guest *g, const uint8_t *code, size_t size)
+{
+    g_autoptr(GError) err = NULL;
+    g_autofree VcpuState *state = g_new0(VcpuState, 1);
+    memcpy(g->ram + CODE, code, size);
+    g_assert_true(vcpu_engine_kvm.get_state(g->vcpu, state, &err));
+    state->seg[SEG_CS].base = 0;
+    state->seg[SEG_CS].selector = 0;
+    state->rip = CODE;
+    state->rflags = 2;
+    state->activity = VCPU_RUNNING;
+    g_assert_true(vcpu_engine_kvm.set_state(g->vcpu, state, &err));
+    VcpuExit why = vcpu_engine_kvm.run(g->vcpu, &err);
+    g_assert_no_error(err);
+    g_assert_cmpint(why, ==, VCPU_EXIT_KICK);
+}
+
+static void test_ports(void)
+{
+    static const uint8_t code[] = {0xe4, 0x80, 0xfe, 0xc0, 0xe6, 0x81, 0xe6, 0xf4, 0xeb, 0xfe};
+    Guest g; /* in al,80; inc al; out 81,al; out f4,al; jmp $ */
+    if (!guest_new(&g))
+        return;
+    guest_run(&g, code, sizeof(code));
+    g_assert_cmpuint(g.n_writes, ==, 2);
+    g_assert_cmphex(g.port[0], ==, 0x81);
+    g_assert_cmphex(g.value[0], ==, 0x5b);
+    guest_free(&g);
+}
+
+static void test_mmio_and_doorbell(void)
+{
+    /* mov ax,[es:0]; mov [es:2],ax; mov [es:4],ax; out f4,al; jmp $, with ES at 0xa0000 */
+    static const uint8_t code[] = {0xb8, 0x00, 0xa0, 0x8e, 0xc0, 0x26, 0xa1, 0x00, 0x00, 0x26, 0xa3,
+                                   0x02, 0x00, 0x26, 0xa3, 0x04, 0x00, 0xe6, 0xf4, 0xeb, 0xfe};
+    Guest g;
+    if (!guest_new(&g))
+        return;
+    g_autoptr(GError) err = NULL;
+    int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    g_assert_true(vcpu_engine_kvm.add_ioeventfd(g.vm, 0xa0004, 2, fd, &err));
+    guest_run(&g, code, sizeof(code));
+    g_assert_cmphex(g.mmio_gpa, ==, 0xa0002); /* the write to the doorbell never came here */
+    g_assert_cmphex(g.mmio_value, ==, 0x1234);
+    eventfd_t rung = 0;
+    g_assert_cmpint(eventfd_read(fd, &rung), ==, 0);
+    g_assert_cmpuint(rung, ==, 1);
+    g_assert_true(vcpu_engine_kvm.del_ioeventfd(g.vm, 0xa0004, 2, fd, &err));
+    close(fd);
+    guest_free(&g);
+}
+
+static void test_dirty_log(void)
+{
+    static const uint8_t code[] = {0xb8, 0x00, 0x05, 0x8e, 0xc0, 0x26, 0xa2,
+                                   0x00, 0x00, 0xe6, 0xf4, 0xeb, 0xfe}; /* writes 0x5000 */
+    Guest g;
+    if (!guest_new(&g))
+        return;
+    g_autoptr(GError) err = NULL;
+    uint8_t bitmap[RAM_SIZE / 4096 / 8] = {0};
+    g_assert_false(vcpu_engine_kvm.dirty_log_read(g.vm, 0, bitmap, sizeof(bitmap), &err));
+    g_assert_error(err, LODGE_ERROR, LODGE_ERROR_STATE);
+    g_clear_error(&err);
+    g_assert_true(vcpu_engine_kvm.dirty_log_start(g.vm, 0, &err));
+    guest_run(&g, code, sizeof(code));
+    g_assert_true(vcpu_engine_kvm.dirty_log_read(g.vm, 0, bitmap, sizeof(bitmap), &err));
+    g_assert_cmphex(bitmap[0], ==, 1u << 5);
+    g_assert_true(vcpu_engine_kvm.dirty_log_stop(g.vm, 0, &err));
+    guest_free(&g);
+}
+
+static void test_state(void)
+{
+    Guest g;
+    if (!guest_new(&g))
+        return;
+    g_autoptr(GError) err = NULL;
+    g_autofree VcpuState *a = g_new0(VcpuState, 1), *b = g_new0(VcpuState, 1);
+    g_assert_true(vcpu_engine_kvm.get_state(g.vcpu, a, &err));
+    for (unsigned i = 0; i < 16; i++)
+        a->gpr[i] = 0x1111111111111111ull * i;
+    a->dr[0] = 0x4000;
+    a->seg[SEG_FS].base = 0x12340;
+    a->seg[SEG_FS].selector = 0x1234;
+    a->cr2 = 0xdeadb000;
+    for (unsigned i = 0; i < 16; i++)
+        a->xsave[160 + i] = (uint8_t)(i + 1); /* XMM0 */
+    a->xsave[512] |= 3;                       /* XSTATE_BV: x87, SSE */
+    g_assert_true(vcpu_engine_kvm.set_state(g.vcpu, a, &err));
+    g_assert_true(vcpu_engine_kvm.get_state(g.vcpu, b, &err));
+    g_assert_cmpmem(a->gpr, sizeof(a->gpr), b->gpr, sizeof(b->gpr));
+    g_assert_cmpmem(a->xsave + 160, 16, b->xsave + 160, 16);
+    g_assert_cmphex(b->dr[0], ==, 0x4000);
+    g_assert_cmphex(b->seg[SEG_FS].base, ==, 0x12340);
+    g_assert_cmphex(b->cr2, ==, 0xdeadb000);
+    g_assert_cmpuint(b->n_msr, >, 10);
+    guest_free(&g);
+}
+
+static void test_probe(void)
+{
+    g_autofree char *why = NULL;
+    if (!vcpu_engine_kvm.probe(&why))
+        g_assert_nonnull(why);
+    else
+        g_assert_null(why);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/kvm/probe", test_probe);
+    g_test_add_func("/kvm/ports", test_ports);
+    g_test_add_func("/kvm/mmio-and-doorbell", test_mmio_and_doorbell);
+    g_test_add_func("/kvm/dirty-log", test_dirty_log);
+    g_test_add_func("/kvm/state", test_state);
+    return g_test_run();
+}
