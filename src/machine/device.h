@@ -65,6 +65,14 @@ extern const DeviceType *const device_types[]; /* NULL-terminated; devices.c */
 Device *machine_find_device(Machine *m, const char *id);
 void machine_foreach_device(Machine *m, void (*f)(Device *dev, void *opaque), void *opaque);
 
+/* What is wrong with the options of @item, naming device and option. Opens and creates nothing. */
+bool device_check_options(const DeviceType *type, const MachineItem *item, GError **err);
+/* "BB:SS.F" or "SS.F" (bus 0), hexadecimal. */
+bool device_parse_pci_address(const char *text, unsigned *bus, unsigned *slot, unsigned *function);
+/* The machine is paused or the lock held. A failed load leaves the device in need of a reset. */
+void device_save(Device *dev, GByteArray *to);
+bool device_load(Device *dev, const uint8_t *data, size_t size, GError **err);
+
 /* Option values of the device's item with the table's fallback applied (options were validated). */
 const char *device_option(const Device *dev, const char *name);
 uint64_t device_option_uint(const Device *dev, const char *name);

@@ -59,6 +59,9 @@ struct IoSpace {
     uint64_t last;      /* highest address */
 };
 
+/* An unmapped region for io_region_move (a BAR); NULL when there are too many. */
+IoRegion *io_region_new(Machine *m, bool ports, uint64_t size, const IoOps *ops, void *opaque,
+                        const char *name);
 void machine_io_init(Machine *m);
 void machine_io_free(Machine *m);
 uint64_t io_space_read(Machine *m, IoSpace *space, uint64_t address, unsigned size);
@@ -83,6 +86,8 @@ bool machine_memory_attach(Machine *m, GError **err);
 void machine_clock_init(Machine *m);
 void machine_clock_free(Machine *m);
 void machine_clock_run(Machine *m, bool running); /* machine lock held */
+/* While the clock stands still: moves it on, running on this thread what falls due. */
+void machine_clock_advance(Machine *m, int64_t ns);
 
 /* ---- vCPUs (machine-vcpu.c) ---- */
 
@@ -94,6 +99,7 @@ typedef struct MachineVcpu {
     pid_t tid;
     bool created; /* the thread exists */
     bool parked;  /* outside run and will stay so while it should; Machine.vcpu_lock */
+    bool stuck;   /* triple fault or error: runs again after a reset */
     unsigned holds; /* machine_with_vcpu */
 } MachineVcpu;
 
@@ -190,6 +196,7 @@ struct Machine {
 
     GArray *drives; /* of MachineDrive */
     GHashTable *chardevs, *netdevs; /* by id */
+    void (*close_host)(Machine *m); /* set by machine_new: closes boot files, drives and backends */
 };
 
 MachineConfig *machine_config_copy(const MachineConfig *from);
@@ -205,6 +212,6 @@ void machine_reset_now(Machine *m, MachineCause cause);
 bool machine_reset_state(Machine *m, GError **err);
 void machine_fail(Machine *m, const char *message); /* any thread: pauses, emits ERROR */
 void device_free(Device *dev);
-/* Host sides (machine-host.c): opened in machine_new, closed by machine_free. */
+/* Host sides: drives, character devices, network backends (machine-host.c). */
 bool machine_host_open(Machine *m, GError **err);
 void machine_host_close(Machine *m);

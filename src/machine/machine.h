@@ -173,7 +173,7 @@ uint64_t machine_low_ram(Machine *m);
 bool machine_add_rom(Machine *m, uint64_t gpa, const void *data, uint64_t size, GError **err);
 
 /* Registers of a device. Accesses outside min..max are split or widened by the dispatcher
- * (default 1..4). */
+ * (default 1..4); what reaches the device is naturally aligned. */
 typedef struct IoOps {
     uint64_t (*read)(void *opaque, uint64_t offset, unsigned size);
     void (*write)(void *opaque, uint64_t offset, unsigned size, uint64_t value);

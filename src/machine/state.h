@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum StateFieldKind { STATE_END, STATE_BYTES, STATE_UINT, STATE_NESTED } StateFieldKind;
+typedef enum StateFieldKind { STATE_END, STATE_BYTES, STATE_UINT, STATE_BOOL, STATE_NESTED } StateFieldKind;
 
 typedef struct StateField {
     StateFieldKind kind;
@@ -21,10 +21,14 @@ typedef struct StateField {
     const struct StateField *nested;
 } StateField;
 
+/* A bool is checked to be 0 or 1 when it is loaded. */
+#define STATE_KIND_OF(value) _Generic((value), bool: STATE_BOOL, default: STATE_UINT)
 #define STATE_FIELD(type, member)                                                                  \
-    {STATE_UINT, #member, offsetof(type, member), sizeof(((type *)0)->member), 1, NULL}
+    {STATE_KIND_OF(((type *)0)->member), #member, offsetof(type, member),                          \
+     sizeof(((type *)0)->member), 1, NULL}
 #define STATE_ARRAY(type, member)                                                                  \
-    {STATE_UINT, #member, offsetof(type, member), sizeof(((type *)0)->member[0]),                  \
+    {STATE_KIND_OF(((type *)0)->member[0]), #member, offsetof(type, member),                       \
+     sizeof(((type *)0)->member[0]),                                                               \
      sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0]), NULL}
 #define STATE_BUFFER(type, member)                                                                 \
     {STATE_BYTES, #member, offsetof(type, member), sizeof(((type *)0)->member), 1, NULL}
