@@ -27,6 +27,7 @@ typedef struct BlockOpen {
     bool no_flush;      /* cache=unsafe */
     bool discard_unmap; /* discard='unmap': guest discards reach the file; else they are ignored */
     bool no_backing;    /* do not open the backing file */
+    bool repair;        /* for block_check: open for writing what is marked corrupt or dirty */
     BlockOpener opener; /* NULL: open(2) */
     void *opener_opaque;
 } BlockOpen;
@@ -67,16 +68,26 @@ struct BlockRequest {
     const struct iovec *iov;
     int n_iov;
     void (*done)(BlockRequest *request, int result); /* 0 or -errno; from block_queue_reap */
-    void *private_next;
+    void *private_next; /* the queue's */
+    int private_result;
 };
 
 /*
  * A queue that performs requests off the caller's thread: io_uring where the kernel has it, else
- * threads. One thread submits and reaps; several queues of one node may run at once.
+ * threads (always threads with LODGE_IO_URING=0 in the environment). One thread submits and
+ * reaps; several queues of one node may run at once. At most @depth requests (1..1024) are worked
+ * on at a time, more wait their turn. Requests in flight together are in no order; a flush covers
+ * the writes that were done before it was submitted.
  */
 BlockQueue *block_queue_new(BlockNode *node, unsigned depth, GError **err);
 void block_queue_free(BlockQueue *queue); /* waits for everything in flight */
 void block_queue_submit(BlockQueue *queue, BlockRequest *request);
+/*
+ * Between plug and unplug, requests for the kernel are collected and handed over with one system
+ * call by unplug: for a submitter that has several at once.
+ */
+void block_queue_plug(BlockQueue *queue);
+void block_queue_unplug(BlockQueue *queue);
 /* An eventfd, readable when block_queue_reap has something to do. */
 int block_queue_fd(const BlockQueue *queue);
 /* Calls done of every finished request; returns how many. */

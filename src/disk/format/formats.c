@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "disk/format/formats.h"
+
+#include <string.h>
+
+/* One row a format; raw, which anything can be, comes last. */
+const BlockFormat *const block_formats[] = {
+    &block_format_qcow2,
+    &block_format_raw,
+    NULL,
+};
+
+const BlockFormat *block_format_find(const char *name)
+{
+    for (const BlockFormat *const *f = block_formats; *f; f++) {
+        if (!strcmp((*f)->name, name))
+            return *f;
+    }
+    return NULL;
+}
+
+const BlockFormat *block_format_probe(const uint8_t *head, size_t length)
+{
+    for (const BlockFormat *const *f = block_formats; *f; f++) {
+        if ((*f)->probe && (*f)->probe(head, length))
+            return *f;
+    }
+    return &block_format_raw;
+}

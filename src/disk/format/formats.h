@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The formats that formats.c lists; each is one const struct of its own folder or file. */
+#pragma once
+
+#include "disk/node.h"
+
+extern const BlockFormat block_format_qcow2;
+extern const BlockFormat block_format_raw;

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* New images, and growing one. */
+#include "base/bytes.h"
+#include "base/error.h"
+#include "disk/format/qcow2/qcow2.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define HEADER_LENGTH  112u
+#define EXT_BACKING    0xe2792acau
+#define EXT_FEATURES   0x6803f857u
+#define FEATURE_RECORD 48u
+
+typedef struct Feature {
+    uint8_t type, bit; /* type 0: incompatible, 1: compatible, 2: autoclear */
+    const char *name;
+} Feature;
+
+static const Feature features[] = {
+    {0, 0, "dirty bit"},          {0, 1, "corrupt bit"},         {0, 2, "external data file"},
+    {0, 3, "compression type"},   {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
+    {2, 0, "bitmaps"},            {2, 1, "raw external data"},
+};
+
+/* Where the parts of the new image lie, in clusters: header, refcount table, blocks, L1. */
+typedef struct Layout {
+    unsigned cluster_bits, order;
+    uint64_t reftable_clusters, blocks, l1_clusters, l1_entries;
+    uint64_t total; /* clusters in use */
+} Layout;
+
+static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
+{
+    uint64_t cluster = c->cluster_size ? c->cluster_size : KIB(64);
+    unsigned bits = c->refcount_bits ? c->refcount_bits : 16;
+    bool old = c->version == 2;
+    if (cluster < 512 || cluster > MIB(2) || (cluster & (cluster - 1)))
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Cluster size must be a power of two between 512 and 2048k");
+    if (bits > 64 || (bits & (bits - 1)))
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Refcount width must be a power of two and may not exceed 64 bits");
+    if (old && bits != 16)
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Refcount widths other than 16 bits require compatibility level 1.1 or "
+                          "above (use version=v3 or greater)");
+    if (old && c->lazy_refcounts)
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Lazy refcounts only supported with compatibility level 1.1 and above "
+                          "(use version=v3 or greater)");
+    if (c->compression && strcmp(c->compression, "zlib") && strcmp(c->compression, "zstd"))
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "The compression type \"%s\" is not supported; zlib and zstd are",
+                          c->compression);
+    if (old && c->compression && strcmp(c->compression, "zlib"))
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Non-zlib compression type is only supported with compatibility level "
+                          "1.1 and above (use version=v3 or greater)");
+    if (c->preallocate_metadata && c->backing)
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Backing file and preallocation cannot be used at the same time");
+    layout->cluster_bits = (unsigned)__builtin_ctzll(cluster);
+    layout->order = (unsigned)__builtin_ctz(bits);
+    return true;
+}
+
+static bool plan_layout(const BlockCreate *c, Layout *layout, GError **err)
+{
+    if (!check_options(c, layout, err))
+        return false;
+    unsigned bits = layout->cluster_bits;
+    uint64_t cluster = 1ull << bits, span = 1ull << (2 * bits - 3);
+    if (c->size > INT64_MAX - span || (c->size + span - 1) / span > QCOW2_L1_MAX / 8)
+        return lodge_fail(err, LODGE_ERROR_LIMIT,
+                          "The image size is too large for clusters of %" G_GUINT64_FORMAT
+                          " bytes (try using a larger cluster size)",
+                          cluster);
+    layout->l1_entries = MAX((c->size + span - 1) / span, 1);
+    layout->l1_clusters = align_up(layout->l1_entries * 8, cluster) >> bits;
+    layout->reftable_clusters = layout->blocks = 1;
+    uint64_t per_block = 1ull << (bits + 3 - layout->order), per_table = cluster / 8;
+    do {
+        layout->total = 1 + layout->reftable_clusters + layout->blocks + layout->l1_clusters;
+        layout->blocks = (layout->total + per_block - 1) / per_block;
+        layout->reftable_clusters = (layout->blocks + per_table - 1) / per_table;
+    } while (layout->total !=
+             1 + layout->reftable_clusters + layout->blocks + layout->l1_clusters);
+    return true;
+}
+
+static size_t put_extension(uint8_t *at, uint32_t type, const void *data, uint32_t length)
+{
+    be32_put(at, type);
+    be32_put(at + 4, length);
+    memcpy(at + 8, data, length);
+    return 8 + align_up(length, 8);
+}
+
+static size_t put_features(uint8_t *at)
+{
+    uint8_t table[G_N_ELEMENTS(features) * FEATURE_RECORD] = {0};
+    for (size_t i = 0; i < G_N_ELEMENTS(features); i++) {
+        uint8_t *record = table + i * FEATURE_RECORD;
+        record[0] = features[i].type;
+        record[1] = features[i].bit;
+        memcpy(record + 2, features[i].name, strlen(features[i].name));
+    }
+    return put_extension(at, EXT_FEATURES, table, sizeof(table));
+}
+
+/* @raw: a zeroed first cluster. */
+static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *raw, GError **err)
+{
+    uint64_t cluster = 1ull << layout->cluster_bits;
+    bool old = c->version == 2;
+    bool zstd = c->compression && !strcmp(c->compression, "zstd");
+    be32_put(raw, QCOW2_MAGIC);
+    be32_put(raw + 4, old ? 2 : 3);
+    be32_put(raw + 20, layout->cluster_bits);
+    be64_put(raw + 24, c->size);
+    be32_put(raw + 36, (uint32_t)layout->l1_entries);
+    be64_put(raw + 40, (1 + layout->reftable_clusters + layout->blocks) * cluster);
+    be64_put(raw + 48, cluster);
+    be32_put(raw + 56, (uint32_t)layout->reftable_clusters);
+    size_t at = 72;
+    if (!old) {
+        be64_put(raw + 72, zstd ? QCOW2_INCOMPAT_COMPRESSION : 0);
+        be64_put(raw + 80, c->lazy_refcounts ? QCOW2_COMPAT_LAZY : 0);
+        be32_put(raw + 96, layout->order);
+        be32_put(raw + 100, HEADER_LENGTH);
+        raw[104] = zstd ? QCOW2_ZSTD : QCOW2_ZLIB;
+        at = HEADER_LENGTH;
+    }
+    size_t name = c->backing ? strlen(c->backing) : 0;
+    size_t format = c->backing && c->backing_format ? strlen(c->backing_format) : 0;
+    size_t table = old ? 0 : 8 + G_N_ELEMENTS(features) * FEATURE_RECORD;
+    size_t needed = at + (format ? 8 + align_up(format, 8) : 0) + 8 + name;
+    if (name > 1023 || needed > cluster)
+        return lodge_fail(err, LODGE_ERROR_LIMIT,
+                          "The backing file's name is too long for clusters of %" G_GUINT64_FORMAT
+                          " bytes",
+                          cluster);
+    if (format)
+        at += put_extension(raw + at, EXT_BACKING, c->backing_format, (uint32_t)format);
+    if (table && needed + table <= cluster) /* 512-byte clusters have no room for it */
+        at += put_features(raw + at);
+    at += 8; /* the end of the extensions, all zero */
+    if (name) {
+        be64_put(raw + 8, at);
+        be32_put(raw + 16, (uint32_t)name);
+        memcpy(raw + at, c->backing, name);
+    }
+    return true;
+}
+
+static int write_refcounts(BlockFile *file, const Layout *layout, uint8_t *raw)
+{
+    uint64_t cluster = 1ull << layout->cluster_bits;
+    uint64_t per_block = 1ull << (layout->cluster_bits + 3 - layout->order);
+    Qcow2 shape = {.refcount_bits = 1u << layout->order};
+    int result = 0;
+    for (uint64_t b = 0; b < layout->blocks && result == 0; b++) {
+        memset(raw, 0, cluster);
+        uint64_t used = MIN(per_block, layout->total - b * per_block);
+        for (uint64_t i = 0; i < used; i++)
+            qcow2_refcount_encode(&shape, raw, i, 1);
+        result = block_file_write(file, (1 + layout->reftable_clusters + b) * cluster, raw, cluster);
+    }
+    uint64_t per_table = cluster / 8;
+    for (uint64_t t = 0; t < layout->reftable_clusters && result == 0; t++) {
+        memset(raw, 0, cluster);
+        for (uint64_t i = 0; i < per_table && t * per_table + i < layout->blocks; i++)
+            be64_put(raw + i * 8, (1 + layout->reftable_clusters + t * per_table + i) * cluster);
+        result = block_file_write(file, (1 + t) * cluster, raw, cluster);
+    }
+    return result;
+}
+
+/* Every cluster gets its place now; its content stays a hole that reads as zero. */
+static bool preallocate(BlockFile *file, const BlockCreate *c, GError **err)
+{
+    /* The node takes the file over and closes it, so it works on its own opening. */
+    BlockOpen options = {.path = c->path, .format = "qcow2", .shared = true};
+    g_autoptr(BlockNode) node = block_open(&options, err);
+    if (!node)
+        return false;
+    Qcow2 *q = node->state;
+    for (uint64_t at = 0; at < c->size;) {
+        Qcow2Page *page;
+        uint64_t host, got, want = MIN(GIB(1) >> q->cluster_bits,
+                                       align_up(c->size - at, q->cluster_size) >> q->cluster_bits);
+        bool fresh;
+        g_mutex_lock(&q->meta);
+        int result = qcow2_commit_if_full(q);
+        if (result == 0)
+            result = qcow2_l2_writable(q, at);
+        uint64_t table = q->l1[at >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET_MASK;
+        uint64_t index = (at >> q->cluster_bits) & ((1ull << q->l2_bits) - 1);
+        uint64_t per_page = q->l2.page_size / 8;
+        if (result == 0)
+            result = qcow2_alloc(q, MIN(want, per_page - index % per_page), &host, &got, &fresh);
+        if (result == 0) {
+            g_mutex_lock(&q->lock);
+            result = qcow2_cache_get(q, &q->l2, table + index * 8, &page);
+            for (uint64_t i = 0; i < got && result == 0; i++)
+                be64_put(page->bytes + (index % per_page + i) * 8,
+                         (host + (i << q->cluster_bits)) | QCOW2_COPIED);
+            if (result == 0)
+                qcow2_cache_dirty(&q->l2, page);
+            q->uncommitted = true;
+            g_mutex_unlock(&q->lock);
+            at += got << q->cluster_bits;
+        }
+        g_mutex_unlock(&q->meta);
+        if (result < 0)
+            return lodge_fail_errno(err, -result, "%s: cannot preallocate its metadata", c->path);
+    }
+    int result = file->ops->truncate(file, q->high_water);
+    return result == 0 || lodge_fail_errno(err, -result, "%s: cannot extend the file", c->path);
+}
+
+bool qcow2_create(BlockFile *file, const BlockCreate *c, GError **err)
+{
+    Layout layout = {0};
+    if (!plan_layout(c, &layout, err))
+        return false;
+    uint64_t cluster = 1ull << layout.cluster_bits;
+    g_autofree uint8_t *raw = g_malloc0(cluster);
+    uint64_t l1_at = (1 + layout.reftable_clusters + layout.blocks) * cluster;
+    int result = write_refcounts(file, &layout, raw);
+    if (result == 0)
+        result = file->ops->zero(file, l1_at, layout.l1_clusters * cluster, false);
+    memset(raw, 0, cluster);
+    if (result == 0 && !build_header(c, &layout, raw, err))
+        return false;
+    if (result == 0)
+        result = block_file_write(file, 0, raw, cluster);
+    if (result < 0)
+        return lodge_fail_errno(err, -result, "%s: cannot write the new image", c->path);
+    return !c->preallocate_metadata || preallocate(file, c, err);
+}
+
+/* A longer L1 table in new clusters; the old one is given back. meta held. */
+static int grow_l1(Qcow2 *q, uint32_t entries)
+{
+    uint64_t bytes = (uint64_t)entries * 8;
+    uint64_t clusters = align_up(bytes, q->cluster_size) >> q->cluster_bits;
+    uint64_t start = 0, have = 0, got, at;
+    bool fresh;
+    while (have < clusters) { /* all in a row: what does not follow is given back */
+        int result = qcow2_alloc(q, clusters - have, &at, &got, &fresh);
+        if (result < 0)
+            return result;
+        if (have && at != start + (have << q->cluster_bits)) {
+            qcow2_free_later(q, start, have << q->cluster_bits, false);
+            have = 0;
+        }
+        if (have == 0)
+            start = at;
+        have += got;
+    }
+    g_autofree uint64_t *table = g_try_new0(uint64_t, entries + 1);
+    g_autofree uint8_t *raw = g_try_malloc0(clusters << q->cluster_bits);
+    if (!table || !raw)
+        return -ENOMEM;
+    memcpy(table, q->l1, (uint64_t)q->header.l1_entries * 8);
+    for (uint32_t i = 0; i < entries; i++)
+        be64_put(raw + (uint64_t)i * 8, table[i]);
+    int result = block_file_write(q->file, start, raw, clusters << q->cluster_bits);
+    if (result == 0)
+        result = qcow2_commit(q);
+    if (result < 0)
+        return result;
+    qcow2_free_later(q, q->header.l1_offset,
+                     MAX(align_up((uint64_t)q->header.l1_entries * 8, q->cluster_size),
+                         q->cluster_size),
+                     false);
+    q->header.l1_offset = start;
+    q->header.l1_entries = entries;
+    g_mutex_lock(&q->lock);
+    g_free(q->l1);
+    q->l1 = g_steal_pointer(&table);
+    q->uncommitted = true;
+    g_mutex_unlock(&q->lock);
+    return 0;
+}
+
+bool qcow2_resize(BlockNode *node, uint64_t size, GError **err)
+{
+    Qcow2 *q = node->state;
+    uint64_t span = 1ull << (q->cluster_bits + q->l2_bits);
+    if (q->header.n_snapshots)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: resizing an image with internal snapshots is not supported",
+                          node->path);
+    if (size < node->size)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: shrinking a qcow2 image is not supported", node->path);
+    if (size > INT64_MAX - span || (size + span - 1) / span > QCOW2_L1_MAX / 8)
+        return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: the new size is too large for its clusters",
+                          node->path);
+    uint64_t entries = (size + span - 1) / span;
+    int result = 0;
+    g_mutex_lock(&q->meta);
+    if (entries > q->header.l1_entries)
+        result = grow_l1(q, (uint32_t)entries);
+    if (result == 0) {
+        q->header.size = size;
+        result = qcow2_header_update(q);
+    }
+    if (result == 0)
+        node->size = size;
+    if (result == 0)
+        result = qcow2_commit(q);
+    g_mutex_unlock(&q->meta);
+    return result == 0 ||
+           lodge_fail_errno(err, -result, "%s: cannot grow the image", node->path);
+}

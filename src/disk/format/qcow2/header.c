@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The header: decoded, bounded, and its unknown parts named. */
+#include "base/bytes.h"
+#include "base/error.h"
+#include "disk/format/qcow2/qcow2.h"
+
+#include <string.h>
+
+#define HEADER_V2      72u
+#define HEADER_V3      104u
+#define EXT_END        0x00000000u
+#define EXT_BACKING    0xe2792acau
+#define EXT_FEATURES   0x6803f857u
+#define FEATURE_RECORD 48u
+
+bool qcow2_probe(const uint8_t *head, size_t length)
+{
+    return length >= 8 && be32_get(head) == QCOW2_MAGIC && be32_get(head + 4) >= 2;
+}
+
+static void decode(Qcow2Header *h, const uint8_t *raw)
+{
+    h->version = be32_get(raw + 4);
+    h->backing_offset = be64_get(raw + 8);
+    h->backing_length = be32_get(raw + 16);
+    h->cluster_bits = be32_get(raw + 20);
+    h->size = be64_get(raw + 24);
+    h->crypt_method = be32_get(raw + 32);
+    h->l1_entries = be32_get(raw + 36);
+    h->l1_offset = be64_get(raw + 40);
+    h->reftable_offset = be64_get(raw + 48);
+    h->reftable_clusters = be32_get(raw + 56);
+    h->n_snapshots = be32_get(raw + 60);
+    h->snapshots_offset = be64_get(raw + 64);
+    h->refcount_order = 4;
+    h->length = HEADER_V2;
+    if (h->version < 3)
+        return;
+    h->incompatible = be64_get(raw + 72);
+    h->compatible = be64_get(raw + 80);
+    h->autoclear = be64_get(raw + 88);
+    h->refcount_order = be32_get(raw + 96);
+    h->length = be32_get(raw + 100);
+    if (h->length > HEADER_V3)
+        h->compression = raw[104];
+}
+
+static bool check_version(const BlockNode *node, const Qcow2Header *h, GError **err)
+{
+    if (h->version != 2 && h->version != 3)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: qcow2 version %u is not supported; 2 and 3 are", node->path,
+                          h->version);
+    if (h->cluster_bits < 9 || h->cluster_bits > 21)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                          "%s: a cluster size of 2^%u bytes; it must be 512 bytes to 2 MiB",
+                          node->path, h->cluster_bits);
+    if (h->crypt_method != 0)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: the image is encrypted (%s), which is not supported", node->path,
+                          h->crypt_method == 1   ? "AES"
+                          : h->crypt_method == 2 ? "LUKS"
+                                                 : "unknown method");
+    if (h->refcount_order > 6)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                          "%s: refcounts of 2^%u bits; the widest are 64 bits", node->path,
+                          h->refcount_order);
+    if (h->version == 3 && (h->length < HEADER_V3 || h->length % 8 != 0 ||
+                            h->length > (1ull << h->cluster_bits)))
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: a header length of %u bytes", node->path,
+                          h->length);
+    return true;
+}
+
+/* The name the image's own table gives to incompatible feature @bit. */
+static char *feature_name(const uint8_t *table, uint32_t length, unsigned bit)
+{
+    for (uint32_t at = 0; table && at + FEATURE_RECORD <= length; at += FEATURE_RECORD) {
+        if (table[at] == 0 && table[at + 1] == bit) {
+            char *name = g_strndup((const char *)table + at + 2, FEATURE_RECORD - 2);
+            char *valid = g_utf8_make_valid(name, -1);
+            g_free(name);
+            return g_strdelimit(valid, "\r\n\t\033", '?');
+        }
+    }
+    return NULL;
+}
+
+static bool check_features(const BlockNode *node, const Qcow2Header *h, const uint8_t *table,
+                           uint32_t table_length, GError **err)
+{
+    static const char *const known[] = {"dirty bit", "corrupt bit", "external data file",
+                                        "compression type", "extended L2 entries"};
+    uint64_t supported =
+        QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION;
+    uint64_t unknown = h->incompatible & ~supported;
+    if (unknown) {
+        g_autoptr(GString) names = g_string_new(NULL);
+        for (unsigned bit = 0; bit < 64; bit++) {
+            if (!(unknown & (1ull << bit)))
+                continue;
+            g_autofree char *name = bit < G_N_ELEMENTS(known)
+                                        ? g_strdup(known[bit])
+                                        : feature_name(table, table_length, bit);
+            g_string_append_printf(names, "%s", names->len ? ", " : "");
+            if (name)
+                g_string_append(names, name);
+            else
+                g_string_append_printf(names, "unknown feature bit %u", bit);
+        }
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: the image needs qcow2 features that are not supported: %s",
+                          node->path, names->str);
+    }
+    bool flagged = (h->incompatible & QCOW2_INCOMPAT_COMPRESSION) != 0;
+    if (flagged != (h->compression != 0))
+        return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                          "%s: the compression type %u and its feature bit contradict each other",
+                          node->path, h->compression);
+    if (h->compression > QCOW2_ZSTD)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: the compression type %u is not supported; zlib (0) and zstd (1) are",
+                          node->path, h->compression);
+    return true;
+}
+
+/*
+ * The extensions lie between the header and the backing file's name, within cluster 0. Those
+ * that are not read here stay in the file as they are: the header is updated in place.
+ */
+static bool read_extensions(BlockNode *node, const Qcow2Header *h, const uint8_t *raw, GError **err)
+{
+    uint64_t end = 1ull << h->cluster_bits;
+    if (h->backing_offset != 0 && h->backing_offset < end)
+        end = h->backing_offset;
+    const uint8_t *features = NULL;
+    uint32_t features_length = 0;
+    uint64_t at = h->length;
+    while (at + 8 <= end) {
+        uint32_t type = be32_get(raw + at), length = be32_get(raw + at + 4);
+        if (type == EXT_END)
+            break;
+        at += 8;
+        if (length > end - at)
+            return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                              "%s: header extension 0x%08x is %u bytes long, past the header's end",
+                              node->path, type, length);
+        if (type == EXT_BACKING && !node->backing_format)
+            node->backing_format = g_strndup((const char *)raw + at, MIN(length, 64));
+        if (type == EXT_FEATURES) {
+            features = raw + at;
+            features_length = length;
+        }
+        at += ((uint64_t)length + 7) & ~7ull;
+    }
+    return check_features(node, h, features, features_length, err);
+}
+
+static bool read_backing_name(BlockNode *node, const Qcow2Header *h, const uint8_t *raw,
+                              GError **err)
+{
+    if (h->backing_offset == 0)
+        return true;
+    if (h->backing_length > 1023 ||
+        !range_within(h->backing_offset, h->backing_length, 1ull << h->cluster_bits))
+        return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                          "%s: the backing file's name (%u bytes) is not within the first cluster",
+                          node->path, h->backing_length);
+    if (h->backing_length == 0)
+        return true;
+    g_autofree char *name = g_strndup((const char *)raw + h->backing_offset, h->backing_length);
+    if (strlen(name) != h->backing_length)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: the backing file's name contains NUL",
+                          node->path);
+    node->backing_path = g_steal_pointer(&name);
+    return true;
+}
+
+bool qcow2_header_read(BlockNode *node, Qcow2Header *h, GError **err)
+{
+    uint8_t head[112] = {0};
+    memset(h, 0, sizeof(*h));
+    int result = block_file_read(node->file, 0, head, sizeof(head));
+    if (result < 0)
+        return lodge_fail_errno(err, -result, "%s: cannot read the header", node->path);
+    if (be32_get(head) != QCOW2_MAGIC)
+        return lodge_fail(err, LODGE_ERROR_INVALID, "%s: is not a qcow2 image", node->path);
+    decode(h, head);
+    if (!check_version(node, h, err))
+        return false;
+    size_t cluster = (size_t)1 << h->cluster_bits;
+    g_autofree uint8_t *raw = g_try_malloc0(cluster);
+    if (!raw)
+        return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: no memory for its header", node->path);
+    result = block_file_read(node->file, 0, raw, cluster);
+    if (result < 0)
+        return lodge_fail_errno(err, -result, "%s: cannot read the header", node->path);
+    return read_extensions(node, h, raw, err) && read_backing_name(node, h, raw, err);
+}
+
+int qcow2_header_update(Qcow2 *q)
+{
+    const Qcow2Header *h = &q->header;
+    uint8_t raw[HEADER_V3];
+    size_t length = h->version >= 3 ? HEADER_V3 : HEADER_V2;
+    int result = block_file_read(q->file, 0, raw, length);
+    if (result < 0)
+        return result;
+    be64_put(raw + 24, h->size);
+    be32_put(raw + 36, h->l1_entries);
+    be64_put(raw + 40, h->l1_offset);
+    be64_put(raw + 48, h->reftable_offset);
+    be32_put(raw + 56, h->reftable_clusters);
+    if (h->version >= 3) {
+        be64_put(raw + 72, h->incompatible);
+        be64_put(raw + 80, h->compatible);
+        be64_put(raw + 88, h->autoclear);
+    }
+    result = block_file_write(q->file, 0, raw, length);
+    return result < 0 ? result : block_node_sync(q->node);
+}

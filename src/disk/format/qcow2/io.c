@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Reading and writing; copy-on-write when a cluster has to be allocated. */
+#include "base/bytes.h"
+#include "disk/format/qcow2/qcow2.h"
+#include "disk/iov.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define ALLOCATE_MAX MIB(4) /* guest bytes one allocation step works on */
+#define PAGE_ENTRIES 512    /* the most L2 entries a page of the cache has */
+#define SPIN_MAX     64     /* tries for a lock that is held for some hundred nanoseconds */
+
+static void poke(void *opaque)
+{
+    block_queues_poke(opaque);
+}
+
+void qcow2_hold(Qcow2 *q, BlockRange *range, uint64_t start, uint64_t end, bool exclusive)
+{
+    g_mutex_lock(&q->lock);
+    block_range_acquire(&q->ranges, &q->lock, range, start, end, exclusive, poke, q->node);
+    g_mutex_unlock(&q->lock);
+}
+
+void qcow2_release(Qcow2 *q, BlockRange *range)
+{
+    g_mutex_lock(&q->lock);
+    block_range_release(&q->ranges, range);
+    g_mutex_unlock(&q->lock);
+}
+
+/* Reads bytes [skip, skip + length) of @iov from @offset; the caller holds the range. */
+static int read_held(Qcow2 *q, uint64_t offset, const struct iovec *iov, int n, uint64_t skip,
+                     uint64_t length)
+{
+    while (length > 0) {
+        Qcow2Map map;
+        g_mutex_lock(&q->lock);
+        int result = qcow2_map(q, offset, length, true, &map);
+        g_mutex_unlock(&q->lock);
+        if (result < 0)
+            return result;
+        switch (map.kind) {
+        case QCOW2_NONE:
+            result = block_read_backing(q->node, offset, iov, n, skip, map.length);
+            break;
+        case QCOW2_ZEROES:
+            block_iov_zero(iov, n, skip, map.length);
+            break;
+        case QCOW2_DATA:
+            result = block_file_readv(q->file, map.host, iov, n, skip, map.length);
+            break;
+        case QCOW2_PACKED:
+            result = qcow2_packed_read(q, map.host, offset & (q->cluster_size - 1), iov, n, skip,
+                                       map.length);
+            break;
+        }
+        if (result < 0)
+            return result;
+        offset += map.length;
+        skip += map.length;
+        length -= map.length;
+    }
+    return 0;
+}
+
+int qcow2_readv(BlockNode *node, uint64_t offset, const struct iovec *iov, int n)
+{
+    Qcow2 *q = node->state;
+    BlockRange range;
+    uint64_t length = block_iov_length(iov, n);
+    qcow2_hold(q, &range, offset, offset + length, false);
+    int result = read_held(q, offset, iov, n, 0, length);
+    qcow2_release(q, &range);
+    return result;
+}
+
+/* Writes what may be overwritten where it is; *moved is 0 when that is nothing. */
+static int write_in_place(Qcow2 *q, uint64_t offset, const struct iovec *iov, int n,
+                          uint64_t skip, uint64_t length, uint64_t *moved)
+{
+    BlockRange range;
+    Qcow2Map map;
+    bool overlap = false;
+    *moved = 0;
+    qcow2_hold(q, &range, offset, offset + length, false);
+    g_mutex_lock(&q->lock);
+    int result = qcow2_map(q, offset, length, true, &map);
+    if (result == 0 && map.in_place)
+        overlap = qcow2_overlaps(q, map.host, map.length);
+    g_mutex_unlock(&q->lock);
+    if (overlap)
+        result = qcow2_corrupt(q);
+    if (result == 0 && map.in_place) {
+        *moved = map.length;
+        result = block_file_writev(q->file, map.host, iov, n, skip, map.length);
+    }
+    qcow2_release(q, &range);
+    return result;
+}
+
+/* One step of an allocating write: clusters in a row, in the guest's disk and in the file. */
+typedef struct Step {
+    uint64_t offset, length; /* the guest's bytes written */
+    uint64_t clusters;
+    uint64_t host;           /* of the first cluster */
+    bool fresh;              /* the host's clusters read as zero */
+    bool reuse;              /* they were there, preallocated behind a zero flag */
+    bool in_place;           /* nothing to allocate after all */
+    Qcow2Kind first, last;   /* what the outer clusters were */
+} Step;
+
+void qcow2_entry_free(Qcow2 *q, uint64_t entry, bool punch)
+{
+    uint64_t offset = entry & QCOW2_OFFSET_MASK, length = q->cluster_size;
+    if (entry & QCOW2_COMPRESSED) {
+        qcow2_packed_extent(q, entry, &offset, &length);
+        qcow2_packed_forget(q);
+    } else if (offset == 0) {
+        return;
+    }
+    qcow2_free_later(q, offset, length, punch);
+}
+
+static bool reusable(const Qcow2 *q, uint64_t entry)
+{
+    return qcow2_entry_kind(q, entry) == QCOW2_ZEROES && (entry & QCOW2_OFFSET_MASK) &&
+           (entry & QCOW2_COPIED);
+}
+
+/* Looks at the entries from @step->offset on: how many can be done alike. `lock` is held. */
+static int plan(Qcow2 *q, Step *step, const Qcow2Page *page)
+{
+    uint64_t per_page = q->l2.page_size / 8;
+    uint64_t index = (step->offset >> q->cluster_bits) % per_page;
+    uint64_t last = (step->offset + step->length - 1) >> q->cluster_bits;
+    uint64_t most = last - (step->offset >> q->cluster_bits) + 1, count = 0;
+    uint64_t first = be64_get(page->bytes + index * 8);
+    step->reuse = reusable(q, first);
+    step->host = first & QCOW2_OFFSET_MASK;
+    step->in_place = qcow2_entry_kind(q, first) == QCOW2_DATA && (first & QCOW2_COPIED);
+    for (; count < most && index + count < per_page; count++) {
+        uint64_t entry = be64_get(page->bytes + (index + count) * 8);
+        Qcow2Kind kind = qcow2_entry_kind(q, entry);
+        if (kind != QCOW2_PACKED && (entry & QCOW2_OFFSET_MASK) % q->cluster_size)
+            return count ? 0 : -EIO;
+        if (step->reuse ? !reusable(q, entry) || (entry & QCOW2_OFFSET_MASK) !=
+                                                     step->host + (count << q->cluster_bits)
+                        : reusable(q, entry))
+            break;
+        if (!step->reuse && kind == QCOW2_DATA && (entry & QCOW2_COPIED))
+            break;
+        step->clusters = count + 1;
+    }
+    return 0;
+}
+
+/* Cuts @step to its number of clusters and notes what its ends were. `lock` is held. */
+static void trim(Qcow2 *q, Step *step, const Qcow2Page *page)
+{
+    uint64_t per_page = q->l2.page_size / 8;
+    uint64_t index = (step->offset >> q->cluster_bits) % per_page;
+    uint64_t room = (step->clusters << q->cluster_bits) - (step->offset & (q->cluster_size - 1));
+    step->length = MIN(step->length, room);
+    step->first = qcow2_entry_kind(q, be64_get(page->bytes + index * 8));
+    step->last = qcow2_entry_kind(q, be64_get(page->bytes + (index + step->clusters - 1) * 8));
+}
+
+/* The L2 page with @offset's entry, the table being ours to change. `lock` is held on success. */
+static int l2_page(Qcow2 *q, uint64_t offset, Qcow2Page **page)
+{
+    uint64_t table = q->l1[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET_MASK;
+    uint64_t index = (offset >> q->cluster_bits) & ((1ull << q->l2_bits) - 1);
+    g_mutex_lock(&q->lock);
+    int result = qcow2_cache_get(q, &q->l2, table + index * 8, page);
+    if (result < 0)
+        g_mutex_unlock(&q->lock);
+    return result;
+}
+
+/* Plans @step and allocates its clusters. */
+static int prepare(Qcow2 *q, Step *step)
+{
+    Qcow2Page *page;
+    int result = qcow2_commit_if_full(q);
+    if (result == 0)
+        result = qcow2_l2_writable(q, step->offset);
+    if (result == 0)
+        result = l2_page(q, step->offset, &page);
+    if (result < 0)
+        return result;
+    result = plan(q, step, page);
+    g_mutex_unlock(&q->lock);
+    if (result < 0 || step->in_place)
+        return result;
+    if (step->reuse) {
+        g_mutex_lock(&q->lock);
+        bool overlap = qcow2_overlaps(q, step->host, step->clusters << q->cluster_bits);
+        g_mutex_unlock(&q->lock);
+        if (overlap)
+            return qcow2_corrupt(q);
+    } else {
+        result = qcow2_alloc(q, step->clusters, &step->host, &step->clusters, &step->fresh);
+        if (result < 0)
+            return result;
+    }
+    result = l2_page(q, step->offset, &page);
+    if (result < 0) {
+        if (!step->reuse)
+            qcow2_refcount_add(q, step->host, step->clusters << q->cluster_bits, -1);
+        return result;
+    }
+    trim(q, step, page);
+    g_mutex_unlock(&q->lock);
+    return 0;
+}
+
+/* What a part of a cluster around the written bytes held before reads as zero. */
+static bool was_zero(const Qcow2 *q, Qcow2Kind kind, uint64_t offset)
+{
+    const BlockNode *below = q->node->backing;
+    return kind == QCOW2_ZEROES || (kind == QCOW2_NONE && (!below || offset >= below->size));
+}
+
+/* Writes the new clusters: the data, and around it what was there before. */
+static int fill(Qcow2 *q, const Step *step, const struct iovec *iov, int n, uint64_t skip)
+{
+    uint64_t start = align_down(step->offset, q->cluster_size);
+    uint64_t end = start + (step->clusters << q->cluster_bits);
+    uint64_t head = step->offset - start, tail = end - (step->offset + step->length);
+    uint64_t tail_at = step->offset + step->length;
+    if (step->fresh && head && was_zero(q, step->first, start))
+        head = 0;
+    if (step->fresh && tail && was_zero(q, step->last, tail_at))
+        tail = 0;
+    uint64_t host = step->host + (step->offset - start) - head;
+    if (head + tail == 0)
+        return block_file_writev(q->file, host, iov, n, skip, step->length);
+
+    g_autofree uint8_t *around = g_try_malloc(head + tail);
+    if (!around)
+        return -ENOMEM;
+    struct iovec old_head = {around, head}, old_tail = {around + head, tail};
+    int result = read_held(q, step->offset - head, &old_head, 1, 0, head);
+    if (result == 0) {
+        /* Past the end of a disk that ends within a cluster there is nothing to read. */
+        uint64_t size = q->node->size;
+        uint64_t inside = tail_at < size ? MIN(tail, size - tail_at) : 0;
+        memset(around + head + inside, 0, tail - inside);
+        result = read_held(q, tail_at, &old_tail, 1, 0, inside);
+    }
+    if (result < 0)
+        return result;
+    struct iovec whole[64];
+    uint64_t covered;
+    int entries = block_iov_slice(whole + 1, 62, iov, n, skip, step->length, &covered);
+    if (covered == step->length) {
+        whole[0] = old_head;
+        whole[entries + 1] = old_tail;
+        return block_file_writev(q->file, host, whole, entries + 2, 0, head + tail + covered);
+    }
+    result = block_file_write(q->file, host, around, head);
+    if (result == 0)
+        result = block_file_writev(q->file, host + head, iov, n, skip, step->length);
+    if (result == 0)
+        result = block_file_write(q->file, host + head + step->length, around + head, tail);
+    return result;
+}
+
+/* Makes the guest's clusters refer to the new ones. */
+static int publish(Qcow2 *q, const Step *step)
+{
+    uint64_t old[PAGE_ENTRIES];
+    Qcow2Page *page;
+    int result = l2_page(q, step->offset, &page);
+    if (result < 0)
+        return result;
+    uint64_t index = (step->offset >> q->cluster_bits) % (q->l2.page_size / 8);
+    for (uint64_t i = 0; i < step->clusters; i++) {
+        uint8_t *entry = page->bytes + (index + i) * 8;
+        old[i] = be64_get(entry);
+        be64_put(entry, (step->host + (i << q->cluster_bits)) | QCOW2_COPIED);
+    }
+    qcow2_cache_dirty(&q->l2, page);
+    q->uncommitted = true;
+    g_mutex_unlock(&q->lock);
+    for (uint64_t i = 0; i < step->clusters && !step->reuse; i++)
+        qcow2_entry_free(q, old[i], false);
+    return 0;
+}
+
+static int write_allocating(Qcow2 *q, uint64_t offset, const struct iovec *iov, int n,
+                            uint64_t skip, uint64_t length, uint64_t *moved)
+{
+    Step step = {.offset = offset};
+    uint64_t start = align_down(offset, q->cluster_size);
+    step.length = MIN(length, start + MAX(ALLOCATE_MAX, q->cluster_size) - offset);
+    BlockRange range;
+    qcow2_hold(q, &range, start, align_up(offset + step.length, q->cluster_size), true);
+    g_mutex_lock(&q->meta);
+    int result = prepare(q, &step);
+    g_mutex_unlock(&q->meta);
+    if (result == 0 && !step.in_place) {
+        result = fill(q, &step, iov, n, skip);
+        g_mutex_lock(&q->meta);
+        if (result == 0)
+            result = publish(q, &step);
+        if (result < 0 && !step.reuse)
+            qcow2_refcount_add(q, step.host, step.clusters << q->cluster_bits, -1);
+        g_mutex_unlock(&q->meta);
+        *moved = step.length;
+    }
+    qcow2_release(q, &range);
+    return result;
+}
+
+int qcow2_writev(BlockNode *node, uint64_t offset, const struct iovec *iov, int n)
+{
+    Qcow2 *q = node->state;
+    uint64_t total = block_iov_length(iov, n), done = 0;
+    if (q->corrupt)
+        return -EIO;
+    while (done < total) {
+        uint64_t moved = 0;
+        int result = write_in_place(q, offset + done, iov, n, done, total - done, &moved);
+        if (result == 0 && moved == 0)
+            result = write_allocating(q, offset + done, iov, n, done, total - done, &moved);
+        if (result < 0)
+            return result;
+        done += moved;
+    }
+    return 0;
+}
+
+bool qcow2_fast_begin(BlockNode *node, bool write, uint64_t offset, uint64_t length,
+                      BlockFast *fast)
+{
+    Qcow2 *q = node->state;
+    Qcow2Map map;
+    for (int i = 0; !g_mutex_trylock(&q->lock); i++) {
+        if (i == SPIN_MAX)
+            return false;
+        __builtin_ia32_pause();
+    }
+    bool possible = qcow2_map(q, offset, length, false, &map) == 0 && map.kind == QCOW2_DATA &&
+                    map.length == length;
+    if (write)
+        possible = possible && map.in_place && !q->corrupt &&
+                   !qcow2_overlaps(q, map.host, map.length);
+    possible = possible &&
+               block_range_try(&q->ranges, &fast->hold, offset, offset + length, false);
+    g_mutex_unlock(&q->lock);
+    fast->file_offset = map.host;
+    return possible;
+}
+
+void qcow2_fast_end(BlockNode *node, BlockFast *fast)
+{
+    qcow2_release(node->state, &fast->hold);
+}

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Inside the qcow2 format (specification: QEMU's docs/interop/qcow2.txt, format versions 2 and 3).
+ *
+ * Locks, in this order: a range of the guest's disk (disk/range.h), `meta`, `lock`.
+ * `meta` is held, across I/O, by whoever changes metadata. `lock` is short and covers the caches,
+ * the tables in memory and the range list; who changes those holds both, who reads them either.
+ *
+ * What reaches the file in which order (commit.c): refcounts before the tables that refer to the
+ * clusters, L2 tables before the L1 entries that refer to them, and refcounts go down only when
+ * nothing on the disk refers to the cluster any more. So a crash leaves at worst leaked clusters.
+ */
+#pragma once
+
+#include "disk/format/formats.h"
+
+#define QCOW2_MAGIC        0x514649fbu /* "QFI\xfb" */
+#define QCOW2_L1_MAX       (32u << 20) /* bytes of an L1 table */
+#define QCOW2_REFTABLE_MAX (8u << 20)  /* bytes of a refcount table */
+#define QCOW2_HOST_MAX     (1ull << 56)
+#define QCOW2_CACHE_BYTES  (32u << 20)
+#define QCOW2_SNAPSHOTS_MAX 65536u
+
+#define QCOW2_INCOMPAT_DIRTY       (1ull << 0)
+#define QCOW2_INCOMPAT_CORRUPT     (1ull << 1)
+#define QCOW2_INCOMPAT_DATA_FILE   (1ull << 2)
+#define QCOW2_INCOMPAT_COMPRESSION (1ull << 3)
+#define QCOW2_INCOMPAT_EXTENDED_L2 (1ull << 4)
+#define QCOW2_COMPAT_LAZY          (1ull << 0)
+
+#define QCOW2_OFFSET_MASK 0x00fffffffffffe00ull /* of L1, L2 and refcount table entries */
+#define QCOW2_COPIED      (1ull << 63)          /* the refcount is exactly one */
+#define QCOW2_COMPRESSED  (1ull << 62)
+#define QCOW2_ZERO        (1ull << 0)
+
+enum { QCOW2_ZLIB = 0, QCOW2_ZSTD = 1 };
+
+/* The fixed part of the header, decoded (header.c). */
+typedef struct Qcow2Header {
+    uint32_t version;
+    uint64_t backing_offset;
+    uint32_t backing_length;
+    uint32_t cluster_bits;
+    uint64_t size;
+    uint32_t crypt_method;
+    uint32_t l1_entries;
+    uint64_t l1_offset;
+    uint64_t reftable_offset;
+    uint32_t reftable_clusters;
+    uint32_t n_snapshots;
+    uint64_t snapshots_offset;
+    uint64_t incompatible, compatible, autoclear;
+    uint32_t refcount_order;
+    uint32_t length;
+    uint8_t compression;
+} Qcow2Header;
+
+/* A piece of a metadata table in memory, as it is in the file (big-endian). */
+typedef struct Qcow2Page Qcow2Page;
+struct Qcow2Page {
+    uint64_t offset;
+    uint8_t *bytes;
+    bool dirty, loading;
+    Qcow2Page *newer, *older;
+};
+
+typedef struct Qcow2Cache {
+    GHashTable *pages; /* offset -> Qcow2Page */
+    Qcow2Page *newest, *oldest;
+    unsigned page_size, max_pages, count, dirty;
+    GCond loaded;
+} Qcow2Cache;
+
+typedef struct Qcow2Range {
+    uint64_t start, end;
+} Qcow2Range;
+
+typedef struct Qcow2Free {
+    uint64_t start, length; /* whole clusters */
+    bool punch;             /* give the space back to the host */
+} Qcow2Free;
+
+typedef struct Qcow2Snapshot {
+    uint64_t l1_offset;
+    uint32_t l1_entries;
+    char *id, *name;
+    uint64_t vm_state_size, date_seconds, date_ns, vm_clock_ns;
+} Qcow2Snapshot;
+
+typedef struct Qcow2 {
+    BlockNode *node;
+    BlockFile *file;
+    Qcow2Header header;
+    unsigned cluster_bits;
+    uint64_t cluster_size;
+    unsigned l2_bits;       /* log2 of the entries of an L2 table */
+    unsigned refcount_bits; /* width of a refcount */
+    unsigned block_bits;    /* log2 of the entries of a refcount block */
+
+    GMutex meta, lock;
+    BlockRangeList ranges;
+    Qcow2Cache l2, refcounts;
+
+    uint64_t *l1; /* decoded; header.l1_entries of them */
+    uint64_t l1_dirty_first, l1_dirty_end;
+    uint64_t *reftable;
+    uint64_t reftable_entries;
+    uint64_t reftable_dirty_first, reftable_dirty_end;
+    bool uncommitted;    /* L2 or L1 changes not in the file yet */
+    GArray *pending;     /* Qcow2Free: after the next commit */
+    uint64_t free_hint;  /* no free cluster below this index */
+    uint64_t high_water; /* host bytes from here on were never written: they read as zero */
+
+    GArray *tables;      /* sorted host offsets (uint64_t) of L2 tables and refcount blocks */
+    GArray *fixed;       /* Qcow2Range: the other metadata */
+    Qcow2Snapshot *snapshots;
+    bool corrupt;        /* found out: nothing is written any more */
+
+    GMutex packed_lock;  /* the decompressed cluster kept below */
+    uint64_t packed_entry;
+    uint8_t *packed;
+
+    uint64_t pack_next;  /* where compressed data may go on in a half-used cluster; 0: none */
+} Qcow2;
+
+/* header.c */
+bool qcow2_probe(const uint8_t *head, size_t length);
+bool qcow2_header_read(BlockNode *node, Qcow2Header *header, GError **err);
+/* Writes the fields that change in place: features, L1, refcount table, size. meta held. */
+int qcow2_header_update(Qcow2 *q);
+
+/* snapshot.c */
+bool qcow2_snapshots_load(Qcow2 *q, GError **err);
+void qcow2_snapshots_free(Qcow2 *q);
+
+/* cache.c: `lock` is held */
+void qcow2_cache_init(Qcow2Cache *cache, unsigned page_size, uint64_t bytes);
+void qcow2_cache_clear(Qcow2Cache *cache);
+/* The page holding host offset @at if it is in memory; never blocks. */
+Qcow2Page *qcow2_cache_peek(Qcow2Cache *cache, uint64_t at);
+/* The same, read if need be (`lock` is dropped meanwhile). Valid until `lock` is dropped. */
+int qcow2_cache_get(Qcow2 *q, Qcow2Cache *cache, uint64_t at, Qcow2Page **page);
+void qcow2_cache_dirty(Qcow2Cache *cache, Qcow2Page *page);
+/* Drops the pages of a range whose content in the file was replaced. */
+void qcow2_cache_forget(Qcow2 *q, Qcow2Cache *cache, uint64_t start, uint64_t length);
+/* Writes all dirty pages; meta held, `lock` not. */
+int qcow2_cache_write(Qcow2 *q, Qcow2Cache *cache);
+
+/* overlap.c */
+void qcow2_tables_build(Qcow2 *q); /* meta held or not yet shared */
+void qcow2_tables_add(Qcow2 *q, uint64_t offset);
+void qcow2_tables_remove(Qcow2 *q, uint64_t offset);
+bool qcow2_overlaps(const Qcow2 *q, uint64_t offset, uint64_t length);
+/* Notes the image as corrupt, in the file too (v3); returns -EIO. `lock` is not held. */
+int qcow2_corrupt(Qcow2 *q);
+
+/* refcount.c: meta is held, `lock` is not */
+uint64_t qcow2_refcount_max(const Qcow2 *q);
+uint64_t qcow2_refcount_decode(const Qcow2 *q, const uint8_t *block, uint64_t index);
+void qcow2_refcount_encode(const Qcow2 *q, uint8_t *block, uint64_t index, uint64_t value);
+int qcow2_refcount_get(Qcow2 *q, uint64_t cluster, uint64_t *value);
+int qcow2_refcount_set(Qcow2 *q, uint64_t cluster, uint64_t value);
+/* Adds @delta (1 or -1) to every cluster that [offset, offset + length) touches. */
+int qcow2_refcount_add(Qcow2 *q, uint64_t offset, uint64_t length, int delta);
+/* 1 to @want free clusters in a row, refcount set to one; *fresh: they read as zero. */
+int qcow2_alloc(Qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got, bool *fresh);
+/* Gives clusters back once nothing in the file refers to them. */
+void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t length, bool punch);
+
+/* commit.c: meta is held, `lock` is not */
+int qcow2_commit(Qcow2 *q);        /* metadata and data are on the disk when it returns 0 */
+int qcow2_commit_if_full(Qcow2 *q); /* bounds what waits in memory */
+
+/* map.c */
+typedef enum Qcow2Kind { QCOW2_NONE, QCOW2_ZEROES, QCOW2_DATA, QCOW2_PACKED } Qcow2Kind;
+typedef struct Qcow2Map {
+    Qcow2Kind kind;
+    bool in_place;   /* QCOW2_DATA: may be overwritten where it is */
+    uint64_t host;   /* QCOW2_DATA: of the first byte; ZEROES: of its cluster or 0; PACKED: the entry */
+    uint64_t length; /* how far it goes on like this, at most what was asked */
+} Qcow2Map;
+Qcow2Kind qcow2_entry_kind(const Qcow2 *q, uint64_t entry);
+/* 0, or -EAGAIN when a table is not in memory and !@wait. `lock` is held. */
+int qcow2_map(Qcow2 *q, uint64_t offset, uint64_t length, bool wait, Qcow2Map *map);
+/* The host bytes a compressed entry refers to. */
+void qcow2_packed_extent(const Qcow2 *q, uint64_t entry, uint64_t *offset, uint64_t *length);
+/* Makes the L2 table for @offset ours to change; meta held. */
+int qcow2_l2_writable(Qcow2 *q, uint64_t offset);
+
+/* io.c */
+int qcow2_readv(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
+int qcow2_writev(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
+bool qcow2_fast_begin(BlockNode *node, bool write, uint64_t offset, uint64_t length,
+                      BlockFast *fast);
+void qcow2_fast_end(BlockNode *node, BlockFast *fast);
+void qcow2_hold(Qcow2 *q, BlockRange *range, uint64_t start, uint64_t end, bool exclusive);
+void qcow2_release(Qcow2 *q, BlockRange *range);
+/* Gives back what an L2 entry referred to. meta held, `lock` not. */
+void qcow2_entry_free(Qcow2 *q, uint64_t entry, bool punch);
+
+/* zero.c */
+int qcow2_write_zeroes(BlockNode *node, uint64_t offset, uint64_t length, bool unmap);
+int qcow2_discard(BlockNode *node, uint64_t offset, uint64_t length);
+
+/* packed.c */
+int qcow2_packed_read(Qcow2 *q, uint64_t entry, uint64_t within, const struct iovec *iov, int n,
+                      uint64_t skip, uint64_t length);
+void qcow2_packed_forget(Qcow2 *q);
+int qcow2_write_compressed(BlockNode *node, uint64_t offset, const void *cluster, size_t length);
+
+/* check.c */
+bool qcow2_check(BlockNode *node, BlockCheck *check, GError **err);
+
+/* create.c */
+bool qcow2_create(BlockFile *file, const BlockCreate *create, GError **err);
+bool qcow2_resize(BlockNode *node, uint64_t size, GError **err);

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Inside an open image: what the formats, the chain and the queues share. */
+#pragma once
+
+#include "disk/block.h"
+#include "disk/image.h"
+#include "disk/range.h"
+#include "disk/transport/file.h"
+
+/* How a request can skip the format: where the kernel finds its bytes. */
+typedef struct BlockFast {
+    uint64_t file_offset;
+    BlockRange hold; /* keeps the mapping as it is until fast_end */
+} BlockFast;
+
+typedef struct BlockFormat {
+    const char *name;
+    /* True when the first @length bytes of a file are of this format. NULL: never probed. */
+    bool (*probe)(const uint8_t *head, size_t length);
+    /* Reads node->file; sets size and state and, if there is one, backing_path and _format. */
+    bool (*open)(BlockNode *node, const BlockOpen *options, GError **err);
+    /* Called once the backing chain is there, before the first write; may be NULL. */
+    bool (*activate)(BlockNode *node, GError **err);
+    void (*close)(BlockNode *node); /* flushes; also after a failed open (state may be NULL) */
+    /* The data path: ranges are checked by block.c. */
+    int (*readv)(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
+    int (*writev)(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
+    int (*write_zeroes)(BlockNode *node, uint64_t offset, uint64_t length, bool unmap);
+    int (*discard)(BlockNode *node, uint64_t offset, uint64_t length);
+    int (*flush)(BlockNode *node);
+    int (*status)(BlockNode *node, uint64_t offset, uint64_t length, BlockExtent *extent);
+    /*
+     * The queue's short cut, never blocking: true when the whole range lies in one piece in
+     * the file and may be read (or, @write, overwritten) there. Ended by fast_end, any thread.
+     */
+    bool (*fast_begin)(BlockNode *node, bool write, uint64_t offset, uint64_t length,
+                       BlockFast *fast);
+    void (*fast_end)(BlockNode *node, BlockFast *fast);
+    /* True when a flush has nothing to do but flush the file. */
+    bool (*flush_is_plain)(BlockNode *node);
+    /* For tools; NULL where the format has no such thing. */
+    const char *const *create_options; /* names of `-o`, NULL-terminated */
+    bool (*create)(BlockFile *file, const BlockCreate *create, GError **err);
+    void (*info)(BlockNode *node, BlockInfo *info);
+    bool (*check)(BlockNode *node, BlockCheck *check, GError **err);
+    bool (*resize)(BlockNode *node, uint64_t size, GError **err);
+    int (*write_compressed)(BlockNode *node, uint64_t offset, const void *cluster,
+                            size_t length);
+} BlockFormat;
+
+struct BlockNode {
+    int refs; /* atomic */
+    const BlockFormat *format;
+    BlockFile *file;
+    BlockNode *backing;   /* read only; NULL: none */
+    char *path;
+    char *backing_path;   /* as written in the image */
+    char *backing_format; /* as written in the image; NULL: not said */
+    uint64_t size;
+    bool read_only, no_flush, discard_unmap;
+    bool probed_raw;      /* writes must not make sector 0 look like another format */
+    void *state;          /* the format's */
+
+    GMutex queues_lock;   /* outermost of all locks */
+    GPtrArray *queues;    /* BlockQueue, live ones */
+};
+
+extern const BlockFormat *const block_formats[]; /* ends with NULL */
+const BlockFormat *block_format_find(const char *name);
+/* The format of @file by its first bytes; raw when no other claims it. */
+const BlockFormat *block_format_probe(const uint8_t *head, size_t length);
+
+/* As block_open, on @file (taken over, also on failure); @options->path names it. */
+BlockNode *block_open_file(BlockFile *file, const BlockOpen *options, GError **err);
+
+/* Reads from the backing image, zeroes where there is none or past its end. */
+int block_read_backing(BlockNode *node, uint64_t offset, const struct iovec *iov, int n,
+                       uint64_t skip, uint64_t length);
+
+/* Gives completed requests of all queues of @node the chance to release what they hold. */
+void block_queues_poke(BlockNode *node);
+
+int block_node_sync(BlockNode *node); /* flush of the file, unless cache=unsafe */
