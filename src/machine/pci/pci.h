@@ -33,6 +33,8 @@ typedef struct PciDevice {
     uint8_t msix_pending[PCI_MSIX_VECTORS_MAX / 8];
     bool intx_level;
     void (*config_written)(struct PciDevice *pci, unsigned offset, unsigned size); /* may be NULL */
+    /* Before the guest reads these bytes of config: may renew them. May be NULL. */
+    void (*config_read)(struct PciDevice *pci, unsigned offset, unsigned size);
     void (*msix_changed)(struct PciDevice *pci,
                          unsigned vector); /* mask or message changed; may be NULL */
 } PciDevice;
