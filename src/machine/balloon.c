@@ -74,3 +74,13 @@ bool machine_balloon_actual(Machine *m, uint64_t *bytes, GError **err)
     *bytes = b.ops->actual(b.opaque);
     return true;
 }
+
+bool machine_balloon_stats(Machine *m, MachineBalloonStats *stats, GError **err)
+{
+    Balloon b;
+    if (!find(m, &b))
+        return lodge_fail(err, LODGE_ERROR_NOT_FOUND, "no balloon device has been activated");
+    if (!b.ops->stats(b.opaque, stats))
+        return lodge_fail(err, LODGE_ERROR_STATE, "the guest has told no memory statistics yet");
+    return true;
+}
