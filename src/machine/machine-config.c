@@ -11,9 +11,8 @@ static void option_clear(void *p)
     g_free(option->value);
 }
 
-static void item_free(void *p)
+void machine_item_free(MachineItem *item)
 {
-    MachineItem *item = p;
     if (!item)
         return;
     g_free(item->type);
@@ -68,10 +67,10 @@ MachineConfig *machine_config_new(void)
     config->memory_size = MIB(512);
     config->n_vcpus = 1;
     config->sockets = config->cores = config->threads = 1;
-    config->drives = g_ptr_array_new_with_free_func(item_free);
-    config->chardevs = g_ptr_array_new_with_free_func(item_free);
-    config->netdevs = g_ptr_array_new_with_free_func(item_free);
-    config->devices = g_ptr_array_new_with_free_func(item_free);
+    config->drives = g_ptr_array_new_with_free_func((GDestroyNotify)machine_item_free);
+    config->chardevs = g_ptr_array_new_with_free_func((GDestroyNotify)machine_item_free);
+    config->netdevs = g_ptr_array_new_with_free_func((GDestroyNotify)machine_item_free);
+    config->devices = g_ptr_array_new_with_free_func((GDestroyNotify)machine_item_free);
     return config;
 }
 

@@ -146,6 +146,19 @@ void machine_add_event_handler(Machine *m, MachineEventHandler handler, void *op
     machine_unlock(m);
 }
 
+void machine_remove_event_handler(Machine *m, MachineEventHandler handler, void *opaque)
+{
+    machine_lock(m);
+    for (unsigned i = 0; i < m->handlers->len; i++) {
+        MachineHandler *h = &g_array_index(m->handlers, MachineHandler, i);
+        if (h->f == handler && h->opaque == opaque) {
+            g_array_remove_index(m->handlers, i);
+            break;
+        }
+    }
+    machine_unlock(m);
+}
+
 typedef struct QueuedEvent {
     Machine *machine;
     MachineEvent event;

@@ -56,6 +56,7 @@ MachineConfig *machine_config_new(void);
 void machine_config_free(MachineConfig *config);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(MachineConfig, machine_config_free)
 MachineItem *machine_item_new(const char *type, const char *id);
+void machine_item_free(MachineItem *item); /* those in a configuration belong to it */
 void machine_item_set(MachineItem *item, const char *key, const char *value);
 const char *machine_item_get(const MachineItem *item, const char *key); /* NULL if absent */
 
@@ -103,6 +104,7 @@ typedef void (*MachineEventHandler)(void *opaque, const MachineEvent *event);
 Machine *machine_new(const MachineConfig *config, GError **err);
 void machine_free(Machine *m); /* stops it first; NULL is accepted */
 void machine_add_event_handler(Machine *m, MachineEventHandler handler, void *opaque);
+void machine_remove_event_handler(Machine *m, MachineEventHandler handler, void *opaque);
 bool machine_start(Machine *m, GError **err); /* vCPU threads run (unless start_paused) */
 /* The calls below may come from any thread; they complete before returning unless noted. */
 void machine_stop(Machine *m); /* pauses the vCPUs and drains the disks */

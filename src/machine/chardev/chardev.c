@@ -242,6 +242,11 @@ void chardev_detach(Chardev *c)
     c->input_size = 0;
 }
 
+bool chardev_in_use(const Chardev *c)
+{
+    return c->user != NULL;
+}
+
 const char *chardev_path(const Chardev *c)
 {
     return c->path;

@@ -24,6 +24,7 @@ Chardev *chardev_find(Machine *m, const char *id);
 /* One user at a time (stdio may be shared with none). False and @err if taken. */
 bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, GError **err);
 void chardev_detach(Chardev *c);
+bool chardev_in_use(const Chardev *c);
 /* Never blocks for long: what the peer does not take is buffered up to 64 KiB, then the oldest is
  * dropped. Any thread. */
 void chardev_write(Chardev *c, const uint8_t *data, size_t size);
