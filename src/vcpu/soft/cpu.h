@@ -128,10 +128,21 @@ enum {
 
 /* ---- TLB ----------------------------------------------------------------------------------- */
 
-enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_SMAP_OFF, SOFT_MMU_COUNT };
+/*
+ * CHECKED: user accesses while alignment is checked (#AC); never filled, so that all of them take the
+ * slow path.
+ */
+enum {
+    SOFT_MMU_USER,
+    SOFT_MMU_KERNEL,
+    SOFT_MMU_KERNEL_SMAP_OFF,
+    SOFT_MMU_CHECKED,
+    SOFT_MMU_COUNT
+};
 #define SOFT_TLB_BITS 10
 #define SOFT_TLB_SIZE (1u << SOFT_TLB_BITS)
-#define SOFT_TLB_INVALID (~(uint64_t)0)
+/* A tag that no address which uses @slot can hit, neither one of the topmost page nor a non-canonical one. */
+#define SOFT_TLB_INVALID(slot) ((slot) == SOFT_TLB_SIZE - 1 ? 0 : ~(uint64_t)0)
 
 /* tag: linear page address if the access may go straight to RAM, else SOFT_TLB_INVALID (miss,
  * MMIO, watchpoint; for writes also: clean page, page holding decoded code). */
@@ -139,7 +150,7 @@ typedef struct SoftTlbEntry {
     uint64_t read_tag;
     uint64_t write_tag;
     uintptr_t addend; /* host address = linear + addend */
-    uint64_t gpa;     /* page address, for the slow path */
+    uint64_t gpa;     /* page address, for the slow path; mmu.c keeps flags in the low bits */
 } SoftTlbEntry;
 
 enum { SOFT_READ = 0, SOFT_WRITE = 1, SOFT_EXECUTE = 2 };
