@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The run loop of a vCPU: signals between blocks, blocks, traps after an instruction, and the
+ * way back from a fault (SDM vol. 3 table 6-2 gives the order).
+ */
+#include "vcpu/soft/vm.h"
+
+#define DR6_BS 0x4000u
+
+/* How a fault left its instruction: everything that held for it alone is over. */
+static void instruction_over(SoftCpu *cpu)
+{
+    cpu->shadow = false;
+    cpu->system->single_once = false;
+    cpu->system->debug_hits = 0;
+}
+
+static void take_fault(SoftCpu *cpu)
+{
+    SoftSystem *s = cpu->system;
+    bool next = s->delivering || s->rip_is_next;
+    s->rip_is_next = false;
+    if (!next)
+        cpu->rip = cpu->op->rip;
+    instruction_over(cpu);
+    soft_event_exception(cpu, cpu->fault_vector, cpu->fault_has_error, cpu->fault_error, cpu->rip);
+}
+
+static void deliver_debug(SoftCpu *cpu, uint32_t dr6)
+{
+    cpu->dr[6] = (cpu->dr[6] & ~(uint64_t)0xf) | dr6;
+    soft_event_exception(cpu, EXC_DB, false, 0, cpu->rip);
+}
+
+/* Interrupts and NMIs that may be delivered now. */
+static void deliver_events(SoftCpu *cpu)
+{
+    SoftSystem *s = cpu->system;
+    if (s->exception_pending) {
+        s->exception_pending = false;
+        soft_event_exception(cpu, s->exception_vector, s->exception_has_error, s->exception_error,
+                             cpu->rip);
+        return;
+    }
+    if (s->nmi_waiting && !cpu->nmi_masked && !(cpu->shadow && s->shadow_ss)) {
+        s->nmi_waiting = false;
+        cpu->nmi_masked = true;
+        cpu->activity = VCPU_RUNNING;
+        soft_event_deliver(cpu, EXC_NMI, SOFT_EVENT_EXTERNAL, false, 0, cpu->rip);
+        return;
+    }
+    if (s->interrupt_waiting && (cpu->rflags & FLAG_IF) && !cpu->shadow) {
+        const VcpuBus *bus = cpu->vcpu.vm->bus;
+        s->interrupt_waiting = false;
+        soft_sync_leave(cpu);
+        int vector = bus->interrupt_acknowledge(bus->opaque, cpu->vcpu.index);
+        soft_sync_enter(cpu);
+        if (vector < 0)
+            return;
+        s->interrupt_waiting = true; /* there may be another */
+        cpu->activity = VCPU_RUNNING;
+        soft_event_deliver(cpu, (unsigned)vector & 0xff, SOFT_EVENT_EXTERNAL, false, 0, cpu->rip);
+    }
+}
+
+static void start_up(SoftCpu *cpu)
+{
+    if (cpu->activity != VCPU_WAIT_FOR_SIPI)
+        return;
+    unsigned vector = atomic_load(&cpu->system->sipi_vector) & 0xff;
+    VcpuSegment *cs = &cpu->seg[SEG_CS];
+    cs->selector = (uint16_t)(vector << 8);
+    cs->base = vector << 12;
+    cpu->rip = 0;
+    cpu->activity = VCPU_RUNNING;
+    soft_mode_update(cpu);
+}
+
+/* True if run must return VCPU_EXIT_KICK. */
+static bool take_pending(SoftCpu *cpu)
+{
+    SoftSystem *s = cpu->system;
+    uint32_t bits = atomic_exchange(&cpu->pending, 0);
+    if (bits & SOFT_PENDING_SYNC)
+        soft_sync_serve(cpu);
+    if (bits & SOFT_PENDING_INIT) {
+        s->nmi_waiting = false;
+        soft_reset_init(cpu);
+    }
+    if (bits & SOFT_PENDING_SIPI)
+        start_up(cpu);
+    if (bits & SOFT_PENDING_NMI)
+        s->nmi_waiting = true;
+    if (bits & SOFT_PENDING_INTERRUPT)
+        s->interrupt_waiting = true;
+    return bits & SOFT_PENDING_KICK;
+}
+
+static void sleep_until_signalled(SoftCpu *cpu)
+{
+    soft_sync_leave(cpu);
+    soft_sync_sleep(cpu);
+    soft_sync_enter(cpu);
+}
+
+/* A code breakpoint on the next instruction is a fault before it. True if one was delivered. */
+static bool code_breakpoint(SoftCpu *cpu)
+{
+    uint64_t linear = cpu->rip;
+    if (!(cpu->mode & SOFT_MODE_CODE64))
+        linear = (uint32_t)(linear + cpu->seg[SEG_CS].base);
+    uint32_t dr6 = soft_debug_code(cpu, linear);
+    if (!dr6)
+        return false;
+    deliver_debug(cpu, dr6);
+    return true;
+}
+
+/* One instruction in SOFT_MODE_SINGLE, else blocks until there is something to do. */
+static void step(SoftCpu *cpu)
+{
+    SoftSystem *s = cpu->system;
+    bool single = cpu->mode & SOFT_MODE_SINGLE, tf = cpu->rflags & FLAG_TF, shadow = cpu->shadow;
+    if (s->code_breakpoints && !(cpu->rflags & FLAG_RF) && !(shadow && s->shadow_ss) &&
+        code_breakpoint(cpu))
+        return;
+    cpu->rflags &= ~(uint64_t)FLAG_RF;
+    s->no_step = false;
+    s->shadow_new = false;
+    soft_blocks_run(cpu);
+
+    if (shadow && !s->shadow_new) {
+        cpu->shadow = false;
+        soft_mode_update(cpu);
+    }
+    if (single && s->single_once) {
+        s->single_once = false;
+        soft_mode_update(cpu);
+    }
+    if (cpu->shadow && s->shadow_ss)
+        return; /* traps wait for the instruction after MOV SS */
+    uint32_t dr6 = s->debug_hits;
+    if (tf && !s->no_step)
+        dr6 |= DR6_BS;
+    s->debug_hits = 0;
+    if (dr6)
+        deliver_debug(cpu, dr6);
+}
+
+static VcpuExit loop(SoftCpu *cpu)
+{
+    SoftSystem *s = cpu->system;
+    switch (setjmp(cpu->fault_jump)) {
+    case 1:
+        take_fault(cpu);
+        break;
+    case 2: /* the instruction stores into its own block */
+        cpu->rip = cpu->op->rip;
+        soft_mode_update(cpu);
+        break;
+    default:
+        break;
+    }
+    for (;;) {
+        if (s->triple)
+            return VCPU_EXIT_TRIPLE_FAULT;
+        if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) && take_pending(cpu))
+            return VCPU_EXIT_KICK;
+        if (cpu->activity != VCPU_WAIT_FOR_SIPI)
+            deliver_events(cpu);
+        if (cpu->activity == VCPU_RUNNING)
+            step(cpu);
+        else if (!s->triple && !atomic_load(&cpu->pending) && !s->exception_pending)
+            sleep_until_signalled(cpu);
+    }
+}
+
+VcpuExit soft_run(Vcpu *vcpu, GError **err)
+{
+    SoftCpu *cpu = (SoftCpu *)vcpu;
+    soft_sync_enter(cpu);
+    VcpuExit exit = loop(cpu);
+    soft_sync_leave(cpu);
+    return exit;
+}
