@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * CPUID: the host's vendor, family and model, and of its features those that the software CPU
+ * implements (SDM vol. 2 CPUID; APM vol. 3 appendix E). What needs no host support is offered
+ * everywhere.
+ */
+#include <cpuid.h>
+
+#include "vcpu/soft/vm.h"
+
+SoftFeatures soft_features;
+SoftLimits soft_limits;
+
+typedef struct HostCpuid {
+    SoftCpuid basic, leaf1, leaf7, xsave1, ext1, ext8;
+    uint32_t brand[12];
+    SoftCpuid amd_cache5, amd_cache6;
+} HostCpuid;
+static HostCpuid host;
+
+static SoftCpuid read_host(uint32_t leaf, uint32_t subleaf)
+{
+    SoftCpuid c = {0};
+    uint32_t max = __get_cpuid_max(leaf & 0x80000000u, NULL);
+    if (leaf <= max)
+        __cpuid_count(leaf, subleaf, c.eax, c.ebx, c.ecx, c.edx);
+    return c;
+}
+
+static bool bit(uint32_t v, unsigned n)
+{
+    return v >> n & 1;
+}
+
+static void features_init(SoftFeatures *f)
+{
+    uint32_t c1 = host.leaf1.ecx, b7 = host.leaf7.ebx, c7 = host.leaf7.ecx;
+    uint32_t x1 = host.xsave1.eax;
+    *f = (SoftFeatures){
+        .sse3 = bit(c1, 0), .pclmul = bit(c1, 1), .ssse3 = bit(c1, 9), .fma = bit(c1, 12),
+        .cx16 = bit(c1, 13), .sse41 = bit(c1, 19), .sse42 = bit(c1, 20), .movbe = bit(c1, 22),
+        .popcnt = bit(c1, 23), .aes = bit(c1, 25), .avx = bit(c1, 28), .f16c = bit(c1, 29),
+        .rdrand = bit(c1, 30), .bmi1 = bit(b7, 3), .avx2 = bit(b7, 5), .bmi2 = bit(b7, 8),
+        .erms = true, .rdseed = bit(b7, 18), .adx = bit(b7, 19), .clflushopt = bit(b7, 23),
+        .clwb = bit(b7, 24), .sha = bit(b7, 29), .gfni = bit(c7, 8), .vaes = bit(c7, 9),
+        .vpclmul = bit(c7, 10), .fsrm = bit(host.leaf7.edx, 4), .lzcnt = bit(host.ext1.ecx, 5),
+        .prefetchw = bit(host.ext1.ecx, 8), .xsaveopt = bit(x1, 0), .xsavec = bit(x1, 1),
+        .xgetbv1 = bit(x1, 2), .fsgsbase = true, .rdpid = true, .rdtscp = true, .invpcid = true,
+    };
+    if (!bit(c1, 27)) /* the host's OS has not enabled XSAVE: its AVX registers are not ours */
+        f->avx = false;
+    if (!f->avx)
+        f->avx2 = f->fma = f->f16c = f->vaes = f->vpclmul = false;
+}
+
+void soft_features_init(void)
+{
+    static gsize done;
+    if (!g_once_init_enter(&done))
+        return;
+    host.basic = read_host(0, 0);
+    host.leaf1 = read_host(1, 0);
+    host.leaf7 = read_host(7, 0);
+    host.xsave1 = read_host(0xd, 1);
+    host.ext1 = read_host(0x80000001, 0);
+    host.ext8 = read_host(0x80000008, 0);
+    host.amd_cache5 = read_host(0x80000005, 0);
+    host.amd_cache6 = read_host(0x80000006, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        SoftCpuid c = read_host(0x80000002 + i, 0);
+        memcpy(&host.brand[i * 4], &c, sizeof(c));
+    }
+    features_init(&soft_features);
+    unsigned bits = host.ext8.eax & 0xff;
+    soft_limits = (SoftLimits){
+        .intel = host.basic.ebx == signature_INTEL_ebx, .smep = true, .smap = true, .umip = true,
+        .pcid = true, .page1g = true, .nx = true,
+        .physical_bits = CLAMP(bits, 36, 48),
+        .cr4_allowed = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE |
+                       CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP |
+                       CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP,
+        .efer_allowed = EFER_SCE | EFER_LME | EFER_NXE,
+    };
+    g_once_init_leave(&done, 1);
+}
+
+/* ---- topology ---- */
+
+/* Bits of an APIC id that number @n things. */
+static unsigned bits_for(unsigned n)
+{
+    unsigned b = 0;
+    while ((1u << b) < n)
+        b++;
+    return b;
+}
+
+static unsigned threads(const SoftCpu *cpu)
+{
+    return MAX(cpu->vcpu.vm->config.threads, 1);
+}
+
+/* vCPUs in a package. */
+static unsigned package(const SoftCpu *cpu)
+{
+    const VcpuVmConfig *c = &cpu->vcpu.vm->config;
+    return MAX(c->cores, 1) * threads(cpu);
+}
+
+/* Leaf BH: level 0 = threads of a core, 1 = cores of a package; APIC id = vCPU index. */
+static SoftCpuid topology(const SoftCpu *cpu, uint32_t level)
+{
+    SoftCpuid c = {.ecx = level, .edx = cpu->vcpu.index};
+    if (level == 0) {
+        c.eax = bits_for(threads(cpu));
+        c.ebx = threads(cpu);
+        c.ecx |= 1 << 8;
+    } else if (level == 1) {
+        c.eax = bits_for(package(cpu));
+        c.ebx = package(cpu);
+        c.ecx |= 2 << 8;
+    }
+    return c;
+}
+
+/* Caches as (level, type 1 data 2 code 3 unified, KiB, ways): a plain modern hierarchy. */
+typedef struct Cache {
+    uint8_t level, type;
+    uint16_t ways;
+    uint32_t kib;
+} Cache;
+static const Cache caches[] = {{1, 1, 8, 32}, {1, 2, 8, 32}, {2, 3, 8, 512}, {3, 3, 16, 16384}};
+
+/* Leaf 4 (Intel) and 8000001DH (AMD): line size 64, one partition. */
+static SoftCpuid cache(const SoftCpu *cpu, uint32_t index, bool intel)
+{
+    SoftCpuid c = {0};
+    if (index >= G_N_ELEMENTS(caches))
+        return c;
+    const Cache *k = &caches[index];
+    unsigned sharing = k->level == 3 ? package(cpu) : threads(cpu);
+    c.eax = k->type | (uint32_t)k->level << 5 | 1 << 8 | (sharing - 1) << 14;
+    if (intel)
+        c.eax |= ((1u << bits_for(MAX(package(cpu) / threads(cpu), 1))) - 1) << 26;
+    c.ebx = 63 | (uint32_t)(k->ways - 1) << 22;
+    c.ecx = k->kib * 1024 / 64 / k->ways - 1;
+    return c;
+}
+
+/* ---- leaves ---- */
+
+#define B(n, have) ((uint32_t)((have) ? 1u : 0u) << (n))
+
+/* Leaf 1 EDX, common with AMD's 80000001H: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA
+ * CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
+#define LEAF1_EDX 0x078bfbffu
+#define LEAF1_EDX_COMMON 0x0183f3ffu
+
+static SoftCpuid leaf1(const SoftCpu *cpu)
+{
+    const SoftFeatures *f = &soft_features;
+    SoftCpuid c = {.eax = host.leaf1.eax & 0x0fff3fff};
+    unsigned n = package(cpu);
+    c.ebx = cpu->vcpu.index << 24 | MIN(n, 255) << 16 | 8 << 8;
+    c.ecx = B(0, f->sse3) | B(1, f->pclmul) | B(9, f->ssse3) | B(12, f->fma) | B(13, f->cx16) |
+            B(17, soft_limits.pcid) | B(19, f->sse41) | B(20, f->sse42) | B(21, 1) /* x2APIC */ |
+            B(22, f->movbe) | B(23, f->popcnt) | B(24, 1) /* TSC deadline */ | B(25, f->aes) |
+            B(26, 1) /* XSAVE */ | B(27, cpu->cr4 & CR4_OSXSAVE) | B(28, f->avx) | B(29, f->f16c) |
+            B(30, f->rdrand) | B(31, 1) /* hypervisor */;
+    c.edx = LEAF1_EDX | B(28, n > 1);
+    return c;
+}
+
+static SoftCpuid leaf7(uint32_t subleaf)
+{
+    const SoftFeatures *f = &soft_features;
+    SoftCpuid c = {0};
+    if (subleaf != 0)
+        return c;
+    c.ebx = B(0, f->fsgsbase) | B(1, 1) /* TSC_ADJUST */ | B(3, f->bmi1) | B(5, f->avx2) |
+            B(7, soft_limits.smep) | B(8, f->bmi2) | B(9, f->erms) | B(10, f->invpcid) |
+            B(18, f->rdseed) | B(19, f->adx) | B(20, soft_limits.smap) | B(23, f->clflushopt) |
+            B(24, f->clwb) | B(29, f->sha);
+    c.ecx = B(2, soft_limits.umip) | B(8, f->gfni) | B(9, f->vaes) | B(10, f->vpclmul) |
+            B(22, f->rdpid);
+    c.edx = B(4, f->fsrm);
+    return c;
+}
+
+/* Leaf DH: x87 and SSE in the legacy area, AVX at 576 (SDM vol. 1 13.4). */
+static SoftCpuid leaf_xsave(const SoftCpu *cpu, uint32_t subleaf)
+{
+    const SoftFeatures *f = &soft_features;
+    SoftCpuid c = {0};
+    switch (subleaf) {
+    case 0:
+        c.eax = f->avx ? 7 : 3;
+        c.ebx = cpu->xcr0 & 4 ? 832 : 576;
+        c.ecx = f->avx ? 832 : 576;
+        break;
+    case 1:
+        c.eax = B(0, f->xsaveopt) | B(1, f->xsavec) | B(2, f->xgetbv1);
+        c.ebx = cpu->xcr0 & 4 ? 832 : 576;
+        break;
+    case 2:
+        if (f->avx) {
+            c.eax = 256;
+            c.ebx = 576;
+        }
+        break;
+    default:
+        break;
+    }
+    return c;
+}
+
+static SoftCpuid basic(const SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
+{
+    SoftCpuid c = {0};
+    switch (leaf) {
+    case 0:
+        c = host.basic;
+        c.eax = 0xd;
+        break;
+    case 1:
+        c = leaf1(cpu);
+        break;
+    case 2:
+        if (soft_limits.intel)
+            c.eax = 0x00ff0001; /* FFH: leaf 4 describes the caches */
+        break;
+    case 4:
+        if (soft_limits.intel)
+            c = cache(cpu, subleaf, true);
+        break;
+    case 6:
+        c.eax = 1 << 2; /* ARAT: the APIC timer never stops */
+        break;
+    case 7:
+        c = leaf7(subleaf);
+        break;
+    case 0xb:
+        c = topology(cpu, subleaf);
+        break;
+    case 0xd:
+        c = leaf_xsave(cpu, subleaf);
+        break;
+    default:
+        break;
+    }
+    return c;
+}
+
+/* KVM's interface: clock source 2 (bit 3) and its stable bit (24); leaf 40000010H: TSC in kHz. */
+static SoftCpuid hypervisor(uint32_t leaf)
+{
+    SoftCpuid c = {0};
+    switch (leaf) {
+    case 0x40000000:
+        c.eax = 0x40000010;
+        memcpy(&c.ebx, "KVMK", 4);
+        memcpy(&c.ecx, "VMKV", 4);
+        memcpy(&c.edx, "M\0\0\0", 4);
+        break;
+    case 0x40000001:
+        c.eax = 1u << 3 | 1u << 24;
+        break;
+    case 0x40000010:
+        c.eax = (uint32_t)vcpu_host_tsc_khz();
+        break;
+    default:
+        break;
+    }
+    return c;
+}
+
+static SoftCpuid ext1(const SoftCpu *cpu)
+{
+    const SoftFeatures *f = &soft_features;
+    bool amd = !soft_limits.intel;
+    SoftCpuid c = {0};
+    c.ecx = B(0, 1) /* LAHF in 64-bit mode */ | B(5, f->lzcnt) | B(8, f->prefetchw);
+    c.edx = B(20, soft_limits.nx) | B(26, soft_limits.page1g) | B(27, f->rdtscp) | B(29, 1);
+    if (amd) {
+        c.eax = host.ext1.eax;
+        c.ecx |= B(1, package(cpu) > 1) | B(22, 1) /* topology extensions */;
+        c.edx |= (LEAF1_EDX & LEAF1_EDX_COMMON) | B(11, 1);
+    } else {
+        c.edx |= B(11, cpu->mode & SOFT_MODE_CODE64);
+    }
+    return c;
+}
+
+static SoftCpuid extended_amd(const SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
+{
+    SoftCpuid c = {0};
+    unsigned index = cpu->vcpu.index;
+    switch (leaf) {
+    case 0x80000005:
+        c = host.amd_cache5;
+        break;
+    case 0x80000006:
+        c = host.amd_cache6;
+        break;
+    case 0x8000001d:
+        c = cache(cpu, subleaf, false);
+        break;
+    case 0x8000001e:
+        c.eax = index;
+        c.ebx = index / threads(cpu) % 256 | (threads(cpu) - 1) << 8;
+        c.ecx = index / package(cpu);
+        break;
+    case 0x80000021:
+        c.eax = 1 << 2 | 1 << 6; /* LFENCE serializes; a null selector clears the base */
+        break;
+    default:
+        break;
+    }
+    return c;
+}
+
+static SoftCpuid extended(const SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
+{
+    SoftCpuid c = {0};
+    switch (leaf) {
+    case 0x80000000:
+        c = host.basic;
+        if (soft_limits.intel)
+            c.ebx = c.ecx = c.edx = 0;
+        c.eax = soft_limits.intel ? 0x80000008 : 0x80000021;
+        break;
+    case 0x80000001:
+        c = ext1(cpu);
+        break;
+    case 0x80000002:
+    case 0x80000003:
+    case 0x80000004:
+        memcpy(&c, &host.brand[(leaf - 0x80000002) * 4], sizeof(c));
+        break;
+    case 0x80000007:
+        c.edx = 1 << 8; /* invariant TSC */
+        break;
+    case 0x80000008:
+        c.eax = soft_limits.physical_bits | 48 << 8;
+        if (!soft_limits.intel)
+            c.ecx = (package(cpu) - 1) | bits_for(package(cpu)) << 12;
+        break;
+    default:
+        if (!soft_limits.intel)
+            c = extended_amd(cpu, leaf, subleaf);
+    }
+    return c;
+}
+
+SoftCpuid soft_cpuid(SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
+{
+    if (leaf >= 0x80000000)
+        return extended(cpu, leaf, subleaf);
+    if (leaf >= 0x40000000 && leaf < 0x40000100)
+        return hypervisor(leaf);
+    return basic(cpu, leaf, subleaf);
+}
