@@ -4,8 +4,6 @@
 #include <string.h>
 
 #include "base/bytes.h"
-#include "base/error.h"
-#include "machine/board/board.h"
 #include "machine/board/layout.h"
 
 #define HANDLE_CHASSIS 0x0300
@@ -245,29 +243,4 @@ void smbios_entry_fill(uint8_t entry[SMBIOS_ENTRY_SIZE], uint64_t table, uint32_
     for (unsigned i = 0; i < SMBIOS_ENTRY_SIZE; i++)
         sum += entry[i];
     entry[5] = -sum;
-}
-
-bool board_smbios_build(Machine *m, GError **err)
-{
-    const MachineConfig *config = machine_config(m);
-    const SmbiosBoard board = {
-        .uuid = config->uuid,
-        .version = LODGE_VERSION,
-        .memory_size = config->memory_size,
-        .low_ram = machine_low_ram(m),
-        .sockets = MAX(config->sockets, 1),
-        .cores = MAX(config->cores, 1),
-        .threads = MAX(config->threads, 1),
-    };
-    g_autoptr(GByteArray) all = smbios_structures_new(&board);
-    uint64_t table = LAYOUT_SMBIOS_BASE + 0x20;
-    if (all->len > LAYOUT_SMBIOS_SIZE - 0x20)
-        return lodge_fail(err, LODGE_ERROR_INTERNAL, "the SMBIOS tables take %u bytes, too many",
-                          all->len);
-    uint8_t entry[SMBIOS_ENTRY_SIZE];
-    smbios_entry_fill(entry, table, all->len);
-    if (!machine_dma_write(m, LAYOUT_SMBIOS_BASE, entry, sizeof(entry)) ||
-        !machine_dma_write(m, table, all->data, all->len))
-        return lodge_fail(err, LODGE_ERROR_INTERNAL, "the SMBIOS tables do not lie in RAM");
-    return true;
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Puts the ACPI tables into guest RAM. */
-#include <string.h>
-
+/* Puts the ACPI and SMBIOS tables into guest RAM. */
 #include "base/error.h"
 #include "machine/acpi/tables.h"
 #include "machine/board/board.h"
 #include "machine/board/layout.h"
 #include "machine/board/memory-map.h"
+#include "machine/board/smbios.h"
 
 static void collect_com(Device *dev, void *opaque)
 {
@@ -44,5 +43,30 @@ bool board_acpi_build(Machine *m, GError **err)
         !machine_dma_write(m, facs, facs_bytes, sizeof(facs_bytes)) ||
         !machine_dma_write(m, LAYOUT_RSDP_BASE, rsdp, sizeof(rsdp)))
         return lodge_fail(err, LODGE_ERROR_INTERNAL, "the ACPI tables do not lie in RAM");
+    return true;
+}
+
+bool board_smbios_build(Machine *m, GError **err)
+{
+    const MachineConfig *config = machine_config(m);
+    const SmbiosBoard board = {
+        .uuid = config->uuid,
+        .version = LODGE_VERSION,
+        .memory_size = config->memory_size,
+        .low_ram = machine_low_ram(m),
+        .sockets = MAX(config->sockets, 1),
+        .cores = MAX(config->cores, 1),
+        .threads = MAX(config->threads, 1),
+    };
+    g_autoptr(GByteArray) all = smbios_structures_new(&board);
+    uint64_t table = LAYOUT_SMBIOS_BASE + 0x20;
+    if (all->len > LAYOUT_SMBIOS_SIZE - 0x20)
+        return lodge_fail(err, LODGE_ERROR_INTERNAL, "the SMBIOS tables take %u bytes, too many",
+                          all->len);
+    uint8_t entry[SMBIOS_ENTRY_SIZE];
+    smbios_entry_fill(entry, table, all->len);
+    if (!machine_dma_write(m, LAYOUT_SMBIOS_BASE, entry, sizeof(entry)) ||
+        !machine_dma_write(m, table, all->data, all->len))
+        return lodge_fail(err, LODGE_ERROR_INTERNAL, "the SMBIOS tables do not lie in RAM");
     return true;
 }
