@@ -113,7 +113,7 @@ bool machine_vcpus_reset(Machine *m, GError **err); /* while paused */
 /* ---- interrupt chips of the board: NULL when the engine has them ---- */
 
 typedef struct MachineIrqChips {
-    Device *lapic, *ioapic, *pic, *pit, *hpet;
+    Device *lapic, *ioapic, *pic, *pit, *hpet, *rtc;
 } MachineIrqChips;
 
 /* ---- the machine ---- */
@@ -135,7 +135,7 @@ typedef struct MachineDrive {
 } MachineDrive;
 
 struct BoardBoot;
-struct PciRoot;
+struct PciRoot; /* pci/pci-internal.h */
 struct Chardev;
 struct Netdev;
 
@@ -195,7 +195,8 @@ struct Machine {
     struct BoardBoot *boot;
 
     GArray *drives; /* of MachineDrive */
-    GHashTable *chardevs, *netdevs; /* by id */
+    GPtrArray *chardevs, *netdevs;
+    uint64_t (*tsc_khz)(void);      /* the guest's TSC frequency; NULL: 1 GHz */
     void (*close_host)(Machine *m); /* set by machine_new: closes boot files, drives and backends */
 };
 

@@ -62,4 +62,6 @@ bool pci_msix_enabled(const PciDevice *pci);
  */
 void pci_msix_notify(PciDevice *pci, unsigned vector);
 void pci_set_intx(PciDevice *pci, bool level);
+/* For state_loaded: maps the BARs where the loaded configuration says. */
+bool pci_device_loaded(PciDevice *pci, GError **err);
 extern const StateField pci_device_state[]; /* for STATE_NESTED use in a device's table */
