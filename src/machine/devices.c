@@ -4,6 +4,7 @@
 
 #include "machine/board/devices.h"
 #include "machine/device.h"
+#include "machine/device/virtio/virtio.h"
 #include "machine/irq/irq.h"
 #include "machine/pci/pci-internal.h"
 #include "machine/timer/timers.h"
@@ -24,6 +25,13 @@ const DeviceType *const device_types[] = {
     &isa_serial_device_type,
     &debugcon_device_type,
     &isa_debug_exit_device_type,
+    &virtio_blk_type.base,
+    &virtio_net_type.base,
+    &virtio_serial_type.base,
+    &virtio_rng_type.base,
+    &virtio_balloon_type.base,
+    &virtconsole_type,
+    &virtserialport_type,
     NULL,
 };
 

@@ -123,6 +123,8 @@ uint32_t pci_config_read(PciDevice *pci, unsigned offset, unsigned size)
     uint32_t value = UINT32_MAX;
     if (!range_within(offset, size, PCI_CONFIG_SIZE))
         return value;
+    if (pci->config_read)
+        pci->config_read(pci, offset, size);
     value = 0;
     memcpy(&value, pci->config + offset, MIN(size, 4));
     return value;
