@@ -367,9 +367,9 @@ void soft_segment_load(SoftCpu *cpu, unsigned seg, uint16_t selector);
 /* ---- the run loop and blocks -------------------------------------------------------------------- */
 
 /*
- * block.c: finds or decodes the block at cs:rip for the current mode and runs blocks, following
- * direct branches, until cpu->pending is non-zero or a handler returned without a known successor
- * too often (bounded). May raise faults. cpu->rip is valid on return.
+ * block.c: finds or decodes the block at cs:rip for the current mode and runs blocks, at least
+ * one, until cpu->pending is non-zero; one instruction (one repetition of a string instruction)
+ * in SOFT_MODE_SINGLE. May raise faults. cpu->rip is valid on return.
  */
 void soft_blocks_run(SoftCpu *cpu);
 bool soft_blocks_init(SoftCpu *cpu, GError **err);

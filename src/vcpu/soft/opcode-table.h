@@ -57,6 +57,7 @@ enum { /* SoftOpcode.size: how the operand size comes about */
     SIZE_NEAR, /* near branches: in 64-bit mode 8; 66 counts on AMD hosts only */
     SIZE_Y,    /* 4, or 8 with REX.W in 64-bit mode; 66 does not count */
     SIZE_N,    /* 8 in 64-bit mode, else 4 (control registers) */
+    SIZE_T,    /* 8 in 64-bit mode, else as V (descriptor tables) */
     SIZE_Z,    /* 2 or 4: as V without REX.W (I/O ports) */
 };
 
@@ -94,9 +95,11 @@ typedef struct SoftOpcodeGroup {
     unsigned n_rows;
 } SoftOpcodeGroup;
 
-/* Every row, in order of precedence for one opcode (decode.c takes the first that matches). */
-extern const SoftOpcodeGroup soft_opcode_groups[];
-extern const unsigned soft_n_opcode_groups;
+/*
+ * Every row: groups 0, 1, ... until NULL. Among the rows of one opcode the decoder takes the
+ * first that matches.
+ */
+const SoftOpcodeGroup *soft_opcode_group(unsigned index);
 
 /* The row that decoding this op used, or NULL for vector and undefined instructions. decode.c */
 const SoftOpcode *soft_opcode_of(const SoftOp *op, uint32_t mode);
