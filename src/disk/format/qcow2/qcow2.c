@@ -145,9 +145,23 @@ static bool qcow2_open(BlockNode *node, const BlockOpen *options, GError **err)
     qcow2_cache_init(&q->refcounts, page, QCOW2_CACHE_BYTES / 8);
     if (!qcow2_snapshots_load(q, err) || !load_tables(q, err))
         return false;
+    q->repairing = options->repair;
     if (node->read_only || options->repair)
         return true;
     return check_tables(q, err);
+}
+
+/* A writer with lazy refcounts did not close the image: count them anew. */
+static bool rebuild(Qcow2 *q, GError **err)
+{
+    BlockCheck check = {.repair = BLOCK_REPAIR_ALL};
+    if (!qcow2_check(q->node, &check, err))
+        return false;
+    return check.corruptions == 0 ||
+           lodge_fail(err, LODGE_ERROR_CORRUPT,
+                      "%s: the image was not closed properly, and %" G_GUINT64_FORMAT
+                      " errors in it could not be repaired",
+                      q->node->path, check.corruptions);
 }
 
 static bool qcow2_activate(BlockNode *node, GError **err)
@@ -156,10 +170,8 @@ static bool qcow2_activate(BlockNode *node, GError **err)
     if (node->read_only)
         return true;
     qcow2_tables_build(q);
-    if (q->header.incompatible & QCOW2_INCOMPAT_DIRTY)
-        return lodge_fail(err, LODGE_ERROR_STATE,
-                          "%s: the image was not closed properly and its refcounts must be rebuilt",
-                          node->path);
+    if ((q->header.incompatible & QCOW2_INCOMPAT_DIRTY) && !q->repairing && !rebuild(q, err))
+        return false;
     /* What the other autoclear features describe is not kept up to date by our writes. */
     if (q->header.autoclear) {
         q->header.autoclear = 0;
@@ -274,6 +286,7 @@ const BlockFormat block_format_qcow2 = {
     .create_options = qcow2_create_options,
     .create = qcow2_create,
     .info = qcow2_info,
+    .check = qcow2_check,
     .resize = qcow2_resize,
     .write_compressed = qcow2_write_compressed,
 };

@@ -114,6 +114,7 @@ typedef struct Qcow2 {
     GArray *tables;      /* sorted host offsets (uint64_t) of L2 tables and refcount blocks */
     GArray *fixed;       /* Qcow2Range: the other metadata */
     Qcow2Snapshot *snapshots;
+    bool repairing;      /* opened for block_check */
     bool corrupt;        /* found out: nothing is written any more */
 
     GMutex packed_lock;  /* the decompressed cluster kept below */

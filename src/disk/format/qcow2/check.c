@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Checking: every reference is counted anew from the tables, then compared with the refcounts.
+ * The work is bounded by the size of the file: a table that is referred to often is walked once.
+ */
+#include "disk/format/qcow2/check.h"
+
+#include "base/bytes.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+#define CLUSTERS_MAX   (1u << 27) /* counted; 4 bytes of memory each */
+#define BEYOND_MAX     (1u << 20) /* clusters past the end of the file that are still counted */
+#define L1_TOTAL_MAX   (1u << 24) /* L1 entries of all snapshots together */
+#define MESSAGES_MAX   10000u
+#define BITMAPS        (1ull << 0)
+
+void qcow2_check_say(Qcow2Check *c, const char *format, ...)
+{
+    if (!c->out->message || c->messages++ >= MESSAGES_MAX)
+        return;
+    va_list args;
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+    c->out->message(c->out->opaque, text);
+}
+
+#define corrupt(c, ...) (qcow2_check_say(c, "ERROR " __VA_ARGS__), (c)->out->corruptions++)
+
+/* Notes that something refers to [offset, offset + length), @times over. */
+static void refer(Qcow2Check *c, uint64_t offset, uint64_t length, uint32_t times,
+                  const char *what)
+{
+    Qcow2 *q = c->q;
+    if (length == 0)
+        return;
+    uint64_t first = offset >> q->cluster_bits, last = (offset + length - 1) >> q->cluster_bits;
+    if (offset + length < offset || last >= c->clusters) {
+        corrupt(c, "%s at 0x%" G_GINT64_MODIFIER "x lies past the end of the file", what, offset);
+        return;
+    }
+    for (uint64_t i = first; i <= last; i++) {
+        if (__builtin_add_overflow(c->counts[i], times, &c->counts[i]))
+            c->counts[i] = UINT32_MAX;
+    }
+}
+
+static void refer_refcounts(Qcow2Check *c)
+{
+    Qcow2 *q = c->q;
+    refer(c, q->header.reftable_offset, q->header.reftable_clusters * q->cluster_size, 1,
+          "the refcount table");
+    for (uint64_t i = 0; i < q->reftable_entries; i++) {
+        uint64_t offset = q->reftable[i] & QCOW2_OFFSET_MASK;
+        if (offset == 0)
+            continue;
+        if (offset % q->cluster_size || offset >> q->cluster_bits >= c->clusters) {
+            corrupt(c, "refcount block %" G_GUINT64_FORMAT " at 0x%" G_GINT64_MODIFIER
+                       "x is not a cluster of the file", i, offset);
+            c->broken = true;
+            continue;
+        }
+        refer(c, offset, q->cluster_size, 1, "a refcount block");
+        if (c->counts[offset >> q->cluster_bits] > 1) {
+            corrupt(c, "refcount block %" G_GUINT64_FORMAT " shares its cluster", i);
+            c->broken = true;
+        }
+    }
+}
+
+/* Adds the L2 tables of one L1 table to the list of tables to walk, with their multiplicity. */
+static void refer_l1(Qcow2Check *c, const uint64_t *l1, uint32_t entries, bool active)
+{
+    Qcow2 *q = c->q;
+    for (uint32_t i = 0; i < entries; i++) {
+        uint64_t offset = l1[i] & QCOW2_OFFSET_MASK;
+        if (offset == 0)
+            continue;
+        if (offset % q->cluster_size || offset >> q->cluster_bits >= c->clusters) {
+            corrupt(c, "L2 table %u at 0x%" G_GINT64_MODIFIER "x is not a cluster of the file", i,
+                    offset);
+            continue;
+        }
+        refer(c, offset, q->cluster_size, 1, "an L2 table");
+        uintptr_t times = (uintptr_t)g_hash_table_lookup(c->l2_tables, &offset);
+        if (times) {
+            g_hash_table_insert(c->l2_tables, g_memdup2(&offset, 8), (gpointer)(times + 1));
+            if (active)
+                corrupt(c, "L2 table at 0x%" G_GINT64_MODIFIER "x is used twice", offset);
+            continue;
+        }
+        g_hash_table_insert(c->l2_tables, g_memdup2(&offset, 8), (gpointer)(uintptr_t)1);
+    }
+}
+
+static bool refer_snapshots(Qcow2Check *c, GError **err)
+{
+    Qcow2 *q = c->q;
+    uint64_t total = 0;
+    for (guint i = 0; i < q->fixed->len; i++) {
+        const Qcow2Range *range = &g_array_index(q->fixed, Qcow2Range, i);
+        refer(c, range->start, range->end - range->start, 1, "a snapshot's table");
+    }
+    for (uint32_t i = 0; i < q->header.n_snapshots; i++) {
+        const Qcow2Snapshot *s = &q->snapshots[i];
+        total += s->l1_entries;
+        if (total > L1_TOTAL_MAX)
+            return lodge_fail(err, LODGE_ERROR_LIMIT,
+                              "%s: its snapshots have more than %u L1 entries", q->node->path,
+                              L1_TOTAL_MAX);
+        g_autofree uint64_t *l1 = g_try_new0(uint64_t, s->l1_entries + 1);
+        int result = l1 ? block_file_read(q->file, s->l1_offset, l1, (size_t)s->l1_entries * 8)
+                        : -ENOMEM;
+        if (result < 0)
+            return lodge_fail_errno(err, -result, "%s: cannot read the L1 table of snapshot \"%s\"",
+                                    q->node->path, s->name);
+        for (uint32_t k = 0; k < s->l1_entries; k++)
+            l1[k] = be64_get(&l1[k]);
+        refer_l1(c, l1, s->l1_entries, false);
+    }
+    return true;
+}
+
+/* One L2 entry; @active: it counts for the statistics too. */
+static void refer_entry(Qcow2Check *c, uint64_t entry, uint32_t times, bool active)
+{
+    Qcow2 *q = c->q;
+    uint64_t offset = entry & QCOW2_OFFSET_MASK, length = q->cluster_size;
+    Qcow2Kind kind = qcow2_entry_kind(q, entry);
+    if (kind == QCOW2_PACKED) {
+        if (entry & QCOW2_COPIED)
+            corrupt(c, "compressed cluster with the copied flag: 0x%" G_GINT64_MODIFIER "x", entry);
+        qcow2_packed_extent(q, entry, &offset, &length);
+        c->out->allocated_clusters += active;
+        c->out->compressed_clusters += active;
+        c->out->fragmented_clusters += active;
+    } else if (offset == 0) {
+        return;
+    } else if (offset % q->cluster_size) {
+        corrupt(c, "data cluster at 0x%" G_GINT64_MODIFIER "x is not aligned", offset);
+        return;
+    } else if (active) {
+        c->out->allocated_clusters++;
+        c->out->fragmented_clusters += c->next_offset && c->next_offset != offset;
+        c->next_offset = offset + q->cluster_size;
+    }
+    if ((entry & QCOW2_ZERO) && kind != QCOW2_PACKED && q->header.version < 3)
+        corrupt(c, "zero flag in a version 2 image: 0x%" G_GINT64_MODIFIER "x", entry);
+    refer(c, offset, length, times, "a data cluster");
+}
+
+static bool walk_l2(Qcow2Check *c, uint64_t table, uint32_t times, bool active, GError **err)
+{
+    Qcow2 *q = c->q;
+    int result = block_file_read(q->file, table, c->buffer, q->cluster_size);
+    if (result < 0)
+        return lodge_fail_errno(err, -result, "%s: cannot read an L2 table", q->node->path);
+    for (uint64_t i = 0; i < 1ull << q->l2_bits; i++)
+        refer_entry(c, be64_get(c->buffer + i * 8), times, active);
+    return true;
+}
+
+/* Every L2 table once: first those of the disk as it is now, then those of snapshots only. */
+static bool walk_tables(Qcow2Check *c, GError **err)
+{
+    Qcow2 *q = c->q;
+    GHashTableIter iter;
+    gpointer key, value;
+    for (uint32_t i = 0; i < q->header.l1_entries; i++) {
+        uint64_t offset = q->l1[i] & QCOW2_OFFSET_MASK;
+        uintptr_t times = (uintptr_t)g_hash_table_lookup(c->l2_tables, &offset);
+        if (times && !walk_l2(c, offset, (uint32_t)times, true, err))
+            return false;
+        g_hash_table_remove(c->l2_tables, &offset);
+    }
+    g_hash_table_iter_init(&iter, c->l2_tables);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        if (!walk_l2(c, *(uint64_t *)key, (uint32_t)(uintptr_t)value, false, err))
+            return false;
+    }
+    return true;
+}
+
+static void compare_one(Qcow2Check *c, uint64_t cluster, uint64_t refcount)
+{
+    uint64_t references = cluster < c->clusters ? c->counts[cluster] : 0;
+    if (refcount || references)
+        c->end = MAX(c->end, cluster + 1);
+    if (refcount == references)
+        return;
+    if (refcount > references) {
+        qcow2_check_say(c, "Leaked cluster %" G_GUINT64_FORMAT " refcount=%" G_GUINT64_FORMAT
+                           " reference=%" G_GUINT64_FORMAT, cluster, refcount, references);
+        c->out->leaks++;
+    } else {
+        corrupt(c, "cluster %" G_GUINT64_FORMAT " refcount=%" G_GUINT64_FORMAT
+                   " reference=%" G_GUINT64_FORMAT, cluster, refcount, references);
+        c->low++;
+    }
+    if (c->fix && refcount != references) {
+        Qcow2Fix fix = {cluster, references};
+        if (c->fix->len < CLUSTERS_MAX / 16)
+            g_array_append_val(c->fix, fix);
+        else
+            c->broken = true;
+    }
+}
+
+static bool compare_refcounts(Qcow2Check *c, GError **err)
+{
+    Qcow2 *q = c->q;
+    uint64_t per_block = 1ull << q->block_bits;
+    uint64_t blocks = MAX(q->reftable_entries, (c->clusters + per_block - 1) / per_block);
+    for (uint64_t b = 0; b < blocks; b++) {
+        uint64_t offset = b < q->reftable_entries ? q->reftable[b] & QCOW2_OFFSET_MASK : 0;
+        uint64_t first = b << q->block_bits;
+        bool usable = offset && offset % q->cluster_size == 0 &&
+                      offset >> q->cluster_bits < c->clusters &&
+                      c->counts[offset >> q->cluster_bits] == 1;
+        if (usable) {
+            int result = block_file_read(q->file, offset, c->buffer, q->cluster_size);
+            if (result < 0)
+                return lodge_fail_errno(err, -result, "%s: cannot read a refcount block",
+                                        q->node->path);
+        }
+        uint64_t end = usable ? per_block : MIN(per_block, c->clusters - MIN(first, c->clusters));
+        for (uint64_t i = 0; i < end; i++) {
+            uint64_t refcount = usable ? qcow2_refcount_decode(q, c->buffer, i) : 0;
+            if (!usable && c->counts[first + i])
+                c->broken = true; /* a cluster in use without a refcount block */
+            compare_one(c, first + i, refcount);
+        }
+    }
+    return true;
+}
+
+static bool count(Qcow2Check *c, GError **err)
+{
+    Qcow2 *q = c->q;
+    refer(c, 0, q->cluster_size, 1, "the header");
+    refer(c, q->header.l1_offset, (uint64_t)q->header.l1_entries * 8, 1, "the L1 table");
+    refer_refcounts(c);
+    refer_l1(c, q->l1, q->header.l1_entries, true);
+    return refer_snapshots(c, err) && walk_tables(c, err);
+}
+
+static bool prepare(Qcow2Check *c, GError **err)
+{
+    Qcow2 *q = c->q;
+    uint64_t size;
+    if (q->header.autoclear & BITMAPS)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: checking an image with persistent bitmaps is not supported",
+                          q->node->path);
+    int result = q->file->ops->size(q->file, &size);
+    if (result < 0)
+        return lodge_fail_errno(err, -result, "%s: cannot find its size", q->node->path);
+    uint64_t in_file = align_up(size, q->cluster_size) >> q->cluster_bits, covered = 0;
+    for (uint64_t i = 0; i < q->reftable_entries; i++) {
+        if (q->reftable[i] & QCOW2_OFFSET_MASK)
+            covered = (i + 1) << q->block_bits;
+    }
+    c->clusters = MAX(in_file, MIN(covered, in_file + BEYOND_MAX));
+    if (c->clusters > CLUSTERS_MAX)
+        return lodge_fail(err, LODGE_ERROR_LIMIT,
+                          "%s: a file of more than %u clusters cannot be checked", q->node->path,
+                          CLUSTERS_MAX);
+    c->counts = g_try_new0(uint32_t, c->clusters);
+    c->buffer = g_try_malloc(q->cluster_size);
+    c->l2_tables = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+    return (c->counts && c->buffer) ||
+           lodge_fail(err, LODGE_ERROR_LIMIT, "%s: no memory to check %" G_GUINT64_FORMAT " clusters",
+                      q->node->path, c->clusters);
+}
+
+static void finish(Qcow2Check *c)
+{
+    g_clear_pointer(&c->counts, g_free);
+    g_clear_pointer(&c->buffer, g_free);
+    g_clear_pointer(&c->l2_tables, g_hash_table_unref);
+    g_clear_pointer(&c->fix, g_array_unref);
+}
+
+/* Once over the image: counts, compares, and with @repair puts right what it found. */
+static bool pass(Qcow2 *q, BlockCheck *out, BlockRepair repair, bool *changed, GError **err)
+{
+    Qcow2Check c = {.q = q, .out = out};
+    if (repair != BLOCK_REPAIR_NONE)
+        c.fix = g_array_new(FALSE, FALSE, sizeof(Qcow2Fix));
+    bool ok = prepare(&c, err) && count(&c, err) && compare_refcounts(&c, err) &&
+              qcow2_check_copied(&c, err);
+    out->image_end = c.end << q->cluster_bits;
+    *changed = false;
+    if (ok && repair != BLOCK_REPAIR_NONE)
+        ok = qcow2_check_repair(&c, repair, changed, err);
+    finish(&c);
+    return ok;
+}
+
+bool qcow2_check_locked(Qcow2 *q, BlockCheck *check, GError **err)
+{
+    bool changed = false;
+    BlockRepair repair = check->repair;
+    check->total_clusters = align_up(q->node->size, q->cluster_size) >> q->cluster_bits;
+    if (!pass(q, check, repair, &changed, err))
+        return false;
+    if (repair == BLOCK_REPAIR_NONE)
+        return true;
+    if (changed) {
+        /* What is still wrong after the repair is what counts. */
+        BlockCheck after = {.repair = BLOCK_REPAIR_NONE};
+        if (!pass(q, &after, BLOCK_REPAIR_NONE, &changed, err))
+            return false;
+        check->leaks_fixed = check->leaks > after.leaks ? check->leaks - after.leaks : 0;
+        check->corruptions_fixed =
+            check->corruptions > after.corruptions ? check->corruptions - after.corruptions : 0;
+        check->leaks = after.leaks;
+        check->corruptions = after.corruptions;
+        check->image_end = after.image_end;
+    }
+    bool marked = q->header.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+    if (marked && repair == BLOCK_REPAIR_ALL && check->corruptions == 0) {
+        q->header.incompatible &= ~(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+        q->corrupt = false;
+        int result = qcow2_header_update(q);
+        if (result < 0)
+            return lodge_fail_errno(err, -result, "%s: cannot write the header", q->node->path);
+    }
+    return true;
+}
+
+bool qcow2_check(BlockNode *node, BlockCheck *check, GError **err)
+{
+    Qcow2 *q = node->state;
+    if (check->repair != BLOCK_REPAIR_NONE && node->read_only)
+        return lodge_fail(err, LODGE_ERROR_DENIED, "%s: the image is open read-only", node->path);
+    g_mutex_lock(&q->meta);
+    int result = node->read_only || q->corrupt ? 0 : qcow2_commit(q);
+    if (result == 0 && !node->read_only && !q->corrupt)
+        result = qcow2_commit(q);
+    bool ok = result == 0 ? qcow2_check_locked(q, check, err)
+                          : lodge_fail_errno(err, -result, "%s: cannot write its metadata",
+                                             node->path);
+    g_mutex_unlock(&q->meta);
+    return ok;
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What check.c (finding) and repair.c (putting right) share. */
+#pragma once
+
+#include "disk/format/qcow2/qcow2.h"
+
+typedef struct Qcow2Fix {
+    uint64_t cluster, refcount; /* what it should be */
+} Qcow2Fix;
+
+typedef struct Qcow2Check {
+    Qcow2 *q;
+    BlockCheck *out;
+    uint32_t *counts; /* references found, by cluster of the file */
+    uint64_t clusters;
+    uint8_t *buffer;  /* one cluster */
+    GHashTable *l2_tables; /* host offset -> how many L1 entries refer to it */
+    GArray *fix;           /* Qcow2Fix; NULL when nothing is to be repaired */
+    bool broken;           /* the refcount structure itself cannot be used */
+    uint64_t low;          /* clusters whose refcount is too low */
+    uint64_t end, next_offset;
+    unsigned messages;
+} Qcow2Check;
+
+void qcow2_check_say(Qcow2Check *c, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* repair.c; meta is held */
+/* Compares the copied flags with the refcounts, and corrects them with c->fix. */
+bool qcow2_check_copied(Qcow2Check *c, GError **err);
+bool qcow2_check_repair(Qcow2Check *c, BlockRepair repair, bool *changed, GError **err);
+/* check.c: as block_check; meta is held and nothing is uncommitted */
+bool qcow2_check_locked(Qcow2 *q, BlockCheck *check, GError **err);
