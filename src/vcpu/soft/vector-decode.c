@@ -187,21 +187,11 @@ static void op_mmx(SoftCpu *cpu, const SoftOp *op)
     } else if (memory) {
         operand = operand_read(cpu, op);
     }
-    if (row->flags & VO_FP) {
-        SoftFpu before = cpu->fpu;
-        x87_enter_mmx(&cpu->fpu);
-        uint32_t masks = fpu_u32(&before, FX_MXCSR) & MXCSR_MASKS;
-        if (masks != MXCSR_MASKS) { /* find out first whether it faults: the x87 state then stays */
-            SoftFpu mmx = cpu->fpu;
-            cpu->fpu = before;
-            fp_run_unmasked(cpu, op, operand);
-            cpu->fpu = mmx;
-        }
+    x87_enter_mmx(&cpu->fpu); /* stays if a SIMD floating-point exception follows */
+    if (row->flags & VO_FP)
         fp_run(cpu, op, operand);
-    } else {
-        x87_enter_mmx(&cpu->fpu);
+    else
         vector_stub_run(cpu, op, operand);
-    }
     mmx_mark_written(cpu, row, op);
     if (store)
         soft_store_bytes(cpu, linear, cpu->vector->scratch, op->sub);

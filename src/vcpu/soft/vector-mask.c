@@ -75,7 +75,7 @@ static void maskmov_store(SoftCpu *cpu, const SoftOp *op)
 static void masked_bytes(SoftCpu *cpu, const SoftOp *op, const uint8_t *from, const uint8_t *mask,
                          unsigned size)
 {
-    uint64_t offset = cpu->gpr[REG_RDI];
+    uint64_t offset = cpu->gpr[GPR_RDI];
     if (op->asize < 8)
         offset &= op->asize == 4 ? 0xffffffffu : 0xffffu;
     uint64_t linear = soft_linear(cpu, op->seg, offset, size, SOFT_WRITE);

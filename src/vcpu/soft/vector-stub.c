@@ -232,8 +232,8 @@ static void emit_loads(Emit *e, const VectorRow *row, const Operands *o, bool ve
     if (o->rm_gpr >= 0)
         emit_gpr(e, HOST_RCX, (unsigned)o->rm_gpr, false);
     if (row->flags & VO_LENGTHS) {
-        emit_gpr(e, HOST_RAX, REG_RAX, false);
-        emit_gpr(e, HOST_RDX, REG_RDX, false);
+        emit_gpr(e, HOST_RAX, GPR_RAX, false);
+        emit_gpr(e, HOST_RDX, GPR_RDX, false);
     }
 }
 
@@ -244,7 +244,7 @@ static void emit_stores(Emit *e, const VectorRow *row, const Operands *o, bool v
     if (o->rm_gpr >= 0 && (row->flags & VO_STORE))
         emit_gpr(e, HOST_RCX, (unsigned)o->rm_gpr, true);
     if (row->flags & VO_ECX)
-        emit_gpr(e, HOST_RCX, REG_RCX, true);
+        emit_gpr(e, HOST_RCX, GPR_RCX, true);
     if (o->destination >= 0)
         emit_vector(e, (unsigned)o->destination, vex, true);
     if (o->mmx_destination >= 0)

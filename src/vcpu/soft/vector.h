@@ -161,6 +161,7 @@ SoftHandler vector_special_handler(uint32_t mode, const VectorRow *row, const So
 bool x87_decode(SoftCpu *cpu, uint32_t mode, SoftOp *op);
 /* The documented encoding of an x87 instruction; whether it reads or sets the arithmetic flags. */
 void x87_canonical(const SoftOp *op, uint8_t *opcode, uint8_t *modrm);
+bool x87_form_exists(uint8_t opcode, uint8_t modrm);
 bool x87_reads_flags(const SoftOp *op);
 bool x87_sets_flags(const SoftOp *op);
 /* x87-environment.c: FLDENV, FNSTENV, FNSAVE, FRSTOR; 0 for other instructions */

@@ -32,23 +32,29 @@ void x87_check_pending(SoftCpu *cpu)
         soft_raise(cpu, EXC_MF);
 }
 
-/* FXSAVE's order of registers depends on TOP: rotates so that it can become 0. */
-void x87_enter_mmx(SoftFpu *f)
+/* Sets TOP to 0; FXSAVE's order of registers depends on it, so they are rotated. */
+static void x87_clear_top(SoftFpu *f)
 {
     uint16_t fsw = fpu_u16(f, FX_FSW);
     unsigned top = FSW_TOP(fsw);
-    if (top) {
-        uint8_t st[8][16];
-        memcpy(st, f->fxsave + FX_ST, sizeof(st));
-        for (unsigned i = 0; i < 8; i++)
-            memcpy(f->fxsave + FX_ST + ((i + top) & 7) * 16, st[i], 16);
-        fpu_set16(f, FX_FSW, fsw & ~0x3800);
-    }
+    uint8_t st[8][16];
+    if (!top)
+        return;
+    memcpy(st, f->fxsave + FX_ST, sizeof(st));
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(f->fxsave + FX_ST + ((i + top) & 7) * 16, st[i], 16);
+    fpu_set16(f, FX_FSW, fsw & ~0x3800);
+}
+
+void x87_enter_mmx(SoftFpu *f)
+{
+    x87_clear_top(f);
     f->fxsave[FX_FTW] = 0xff;
 }
 
 void x87_initialize(SoftFpu *f)
 {
+    x87_clear_top(f);
     memset(f->fxsave, 0, FX_MXCSR);
     fpu_set16(f, FX_FCW, 0x37f);
 }
@@ -59,9 +65,8 @@ void x87_initialize(SoftFpu *f)
 static const struct {
     uint8_t opcode, modrm, to_opcode, to_modrm;
 } aliases[] = {
-    {0xd9, 0xd8, 0xdd, 0xd8}, {0xdc, 0xd0, 0xd8, 0xd0}, {0xdc, 0xd8, 0xd8, 0xd8},
-    {0xdd, 0xc8, 0xd9, 0xc8}, {0xde, 0xd0, 0xd8, 0xd8}, {0xdf, 0xc8, 0xd9, 0xc8},
-    {0xdf, 0xd0, 0xdd, 0xd8}, {0xdf, 0xd8, 0xdd, 0xd8},
+    {0xdc, 0xd0, 0xd8, 0xd0}, {0xdc, 0xd8, 0xd8, 0xd8}, {0xdd, 0xc8, 0xd9, 0xc8}, {0xde, 0xd0, 0xd8, 0xd8},
+    {0xdf, 0xc8, 0xd9, 0xc8}, {0xdf, 0xd0, 0xdd, 0xd8}, {0xdf, 0xd8, 0xdd, 0xd8},
 };
 
 void x87_canonical(const SoftOp *op, uint8_t *opcode, uint8_t *modrm)
@@ -121,6 +126,13 @@ static const uint64_t register_form[8] = {
     0xffffffff02ffffff,
     0x00ffff01ffffffff,
 };
+
+bool x87_form_exists(uint8_t opcode, uint8_t modrm)
+{
+    if (modrm < 0xc0)
+        return memory_form[opcode & 7][(modrm >> 3) & 7] != 0;
+    return register_form[opcode & 7] >> (modrm - 0xc0u) & 1;
+}
 
 /* ---- handlers -------------------------------------------------------------------------------- */
 
@@ -217,7 +229,7 @@ static void x87_fnstsw(SoftCpu *cpu, const SoftOp *op)
 
 static void x87_fnstsw_ax(SoftCpu *cpu, const SoftOp *op)
 {
-    memcpy(&cpu->gpr[REG_RAX], cpu->fpu.fxsave + FX_FSW, 2);
+    memcpy(&cpu->gpr[GPR_RAX], cpu->fpu.fxsave + FX_FSW, 2);
     SOFT_NEXT(cpu, op);
 }
 
@@ -310,7 +322,7 @@ bool x87_decode(SoftCpu *cpu, uint32_t mode, SoftOp *op)
         if (!memory_decode(op))
             return false;
     } else {
-        if (!(register_form[op->opcode & 7] >> (op->modrm - 0xc0u) & 1))
+        if (!x87_form_exists(op->opcode, op->modrm))
             return false;
         op->handler = register_handler(op);
     }

@@ -178,7 +178,7 @@ static uint64_t components_in_use(const SoftCpu *cpu)
 
 static uint64_t requested(const SoftCpu *cpu)
 {
-    uint64_t mask = (uint32_t)cpu->gpr[REG_RAX] | cpu->gpr[REG_RDX] << 32;
+    uint64_t mask = (uint32_t)cpu->gpr[GPR_RAX] | cpu->gpr[GPR_RDX] << 32;
     return mask & cpu->xcr0 & COMPONENTS;
 }
 

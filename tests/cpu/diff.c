@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * cpu-diff: the differential test's program. LODGE_DIFF_SEED and LODGE_DIFF_COUNT choose the
+ * cases, LODGE_DIFF_ROW a substring of the rows' names, LODGE_DIFF_VERBOSE how many mismatches
+ * of each row are shown.
+ */
+#include "diff.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static uint64_t seed = 1, count = 1000000, done, mismatches;
+static unsigned verbose = 2;
+static const char *only;
+static DiffCase current;
+static uint64_t *progress; /* shared with the parent: cases begun, for its report of a crash */
+
+static uint64_t environment_number(const char *name, uint64_t otherwise)
+{
+    const char *text = getenv(name);
+    return text ? g_ascii_strtoull(text, NULL, 0) : otherwise;
+}
+
+void diff_memory_write(uint64_t linear, const void *from, unsigned size)
+{
+    for (unsigned i = 0; i < size; i++) {
+        uint64_t offset = linear + i - DIFF_BASE;
+        if (offset >= DIFF_PAGES * 4096ull || diff_page_kind[offset >> 12] == DIFF_ABSENT ||
+            diff_page_kind[offset >> 12] == DIFF_CODE_RX)
+            continue;
+        uint8_t byte = ((const uint8_t *)from)[i];
+        diff_host_page((unsigned)(offset >> 12))[offset & 4095] = byte;
+        diff_soft_page((unsigned)(offset >> 12))[offset & 4095] = byte;
+    }
+}
+
+static void place_code(const DiffCase *c)
+{
+    static const uint8_t filler[32] = {[0 ... 31] = 0xcc};
+    unsigned at = (unsigned)(c->in.rip - DIFF_CODE);
+    memcpy(diff_host_page(DIFF_CODE_PAGE) + at, filler, sizeof(filler));
+    memcpy(diff_host_page(DIFF_CODE_PAGE) + at, c->bytes, c->length);
+    memcpy(diff_soft_page(DIFF_CODE_PAGE) + at, filler, sizeof(filler));
+    memcpy(diff_soft_page(DIFF_CODE_PAGE) + at, c->bytes, c->length);
+    memset(current.bytes + c->length, 0xcc, sizeof(current.bytes) - c->length);
+}
+
+/* Rows with few encodings need fewer cases, but every row gets some. */
+static DiffRow *choose_row(void)
+{
+    for (;;) {
+        DiffRow *row = done < diff_row_count ? &diff_rows[done] : &diff_rows[diff_below(diff_row_count)];
+        if (row->kind == DIFF_X87_REGISTER && done >= diff_row_count && diff_chance(60))
+            continue;
+        if (only && !strstr(row->name, only)) {
+            row = &diff_rows[diff_below(diff_row_count)];
+            if (!strstr(row->name, only))
+                continue;
+        }
+        return row;
+    }
+}
+
+static DiffResult soft_result;
+
+static const DiffCase *next_case(void)
+{
+    if (done >= count)
+        return NULL;
+    *progress = done;
+    diff_generate(&current, choose_row());
+    place_code(&current);
+    current.row->tried++;
+    done++;
+    diff_soft_run(&current, &soft_result);
+    return &current;
+}
+
+/* ---- comparison ------------------------------------------------------------------------------- */
+
+/* Flags that the two need not agree on after this instruction. */
+static uint64_t flags_ignored(const DiffCase *c)
+{
+    return FLAG_TF | FLAG_RF | FLAG_IF;
+}
+
+/* Bytes of the legacy region that are not compared: FOP, FIP, FDP, and what is reserved. */
+static bool fx_compared(unsigned i)
+{
+    if (i == 5 || (i >= FX_FOP && i < FX_MXCSR) || (i >= FX_MXCSR_MASK && i < FX_ST))
+        return false;
+    return i < FX_ST || i >= FX_XMM || (i & 15) < 10;
+}
+
+static bool memory_equal(unsigned page)
+{
+    return memcmp(diff_host_page(page), diff_soft_page(page), 4096) == 0;
+}
+
+static bool vectors_equal(const DiffResult *host, const DiffResult *soft)
+{
+    for (unsigned i = 0; i < 416; i++)
+        if (fx_compared(i) && host->state.fx[i] != soft->state.fx[i])
+            return false;
+    return memcmp(host->state.high, soft->state.high, sizeof(host->state.high)) == 0;
+}
+
+static bool fault_equal(const DiffCase *c, const DiffResult *host, const DiffResult *soft)
+{
+    uint32_t mask = ~0u;
+    if (host->vector != soft->vector)
+        return false;
+    if (host->vector < 0)
+        return true;
+    /* MASKMOVDQU names some byte of its operand, not always the first that it would write. */
+    bool somewhere = c->row->kind == DIFF_VECTOR && c->row->map == 1 && c->row->opcode == 0xf7;
+    if (host->vector == EXC_PF && (host->address ^ soft->address) >> (somewhere ? 12 : 0))
+        return false;
+    /* Linux reports every fault on its own half of the address space as a protection violation. */
+    if (host->vector == EXC_PF && host->address >> 63)
+        mask = ~1u;
+    return host->error == 0 ? (soft->error & mask) == 0 : (host->error & mask) == (soft->error & mask);
+}
+
+static bool equal(const DiffCase *c, const DiffResult *host, const DiffResult *soft)
+{
+    uint64_t flags = (FLAG_ARITH | FLAG_DF | FLAG_AC | FLAG_ID | FLAG_NT | FLAG_IOPL) & ~flags_ignored(c);
+    if (!fault_equal(c, host, soft) || host->state.rip != soft->state.rip)
+        return false;
+    if (memcmp(host->state.gpr, soft->state.gpr, sizeof(host->state.gpr)))
+        return false;
+    if ((host->state.rflags ^ soft->state.rflags) & flags)
+        return false;
+    if (!vectors_equal(host, soft))
+        return false;
+    for (unsigned i = 0; i < DIFF_PAGES; i++)
+        if (diff_page_kind[i] == DIFF_RW && !memory_equal(i))
+            return false;
+    return true;
+}
+
+/* ---- reports ------------------------------------------------------------------------------------ */
+
+static void print_bytes(const char *what, const uint8_t *bytes, unsigned n)
+{
+    printf("%s", what);
+    for (unsigned i = 0; i < n; i++)
+        printf("%02x", bytes[n - 1 - i]);
+}
+
+static void report_outcome(const char *who, const DiffResult *r)
+{
+    printf("  %s: vector %d error %x address %" PRIx64 " rip %" PRIx64 " rflags %" PRIx64 "\n", who,
+           r->vector, r->error, r->address, r->state.rip, r->state.rflags);
+}
+
+static void report_registers(const DiffState *in, const DiffState *h, const DiffState *s)
+{
+    for (unsigned i = 0; i < 16; i++)
+        if (in->gpr[i] != h->gpr[i] || h->gpr[i] != s->gpr[i])
+            printf("  gpr%-2u in %016" PRIx64 " host %016" PRIx64 " soft %016" PRIx64 "\n", i,
+                   in->gpr[i], h->gpr[i], s->gpr[i]);
+    for (unsigned i = 0; i < FX_ST; i++)
+        if (fx_compared(i) && h->fx[i] != s->fx[i])
+            printf("  fx[%u] in %02x host %02x soft %02x\n", i, in->fx[i], h->fx[i], s->fx[i]);
+    for (unsigned i = 0; i < 8; i++) {
+        unsigned at = FX_ST + i * 16;
+        if (memcmp(h->fx + at, s->fx + at, 10) == 0)
+            continue;
+        printf("  st%u", i);
+        print_bytes(" in ", in->fx + at, 10);
+        print_bytes(" host ", h->fx + at, 10);
+        print_bytes(" soft ", s->fx + at, 10);
+        printf("\n");
+    }
+    for (unsigned i = 0; i < 16; i++) {
+        unsigned at = FX_XMM + i * 16;
+        if (memcmp(h->fx + at, s->fx + at, 16) == 0 && memcmp(h->high[i], s->high[i], 16) == 0)
+            continue;
+        printf("  ymm%u", i);
+        print_bytes(" in ", in->high[i], 16);
+        print_bytes("_", in->fx + at, 16);
+        print_bytes("\n    host ", h->high[i], 16);
+        print_bytes("_", h->fx + at, 16);
+        print_bytes("\n    soft ", s->high[i], 16);
+        print_bytes("_", s->fx + at, 16);
+        printf("\n");
+    }
+}
+
+static void report_memory(void)
+{
+    unsigned shown = 0;
+    for (unsigned page = 0; page < DIFF_PAGES; page++) {
+        if (diff_page_kind[page] != DIFF_RW || memory_equal(page))
+            continue;
+        for (unsigned i = 0; i < 4096 && shown < 16; i++) {
+            uint8_t h = diff_host_page(page)[i], s = diff_soft_page(page)[i];
+            if (h != s) {
+                printf("  mem %llx host %02x soft %02x\n", DIFF_BASE + page * 4096ull + i, h, s);
+                shown++;
+            }
+        }
+    }
+}
+
+static void report(const DiffCase *c, const DiffResult *host, const DiffResult *soft)
+{
+    printf("MISMATCH %s (case %" PRIu64 "): ", c->row->name, done - 1);
+    for (unsigned i = 0; i < c->length; i++)
+        printf("%02x ", c->bytes[i]);
+    printf("\n  in: rip %" PRIx64 " rflags %" PRIx64, c->in.rip, c->in.rflags);
+    print_bytes(" fcw ", c->in.fx, 2);
+    print_bytes(" fsw ", c->in.fx + 2, 2);
+    print_bytes(" ftw ", c->in.fx + 4, 1);
+    print_bytes(" mxcsr ", c->in.fx + 24, 4);
+    printf(" rax %" PRIx64 " rcx %" PRIx64 " rdx %" PRIx64 "\n", c->in.gpr[0], c->in.gpr[1], c->in.gpr[2]);
+    report_outcome("host", host);
+    report_outcome("soft", soft);
+    report_registers(&c->in, &host->state, &soft->state);
+    report_memory();
+}
+
+/*
+ * AMD processors have MXCSR.MM (bit 17), which the software CPU does not offer: it shows in the
+ * MXCSR_MASK that FXSAVE and XSAVE store.
+ */
+static void forget_misaligned_sse(const DiffCase *c)
+{
+    if (c->row->kind != DIFF_STATE)
+        return;
+    for (unsigned page = 0; page < DIFF_PAGES; page++) {
+        uint8_t *host = diff_host_page(page), *soft = diff_soft_page(page);
+        if (diff_page_kind[page] != DIFF_RW)
+            continue;
+        for (unsigned i = FX_MXCSR_MASK + 2; i < 4096; i += 16)
+            if (host[i] == 2 && soft[i] == 0)
+                host[i] = 0;
+    }
+}
+
+static void case_done(const DiffCase *c, DiffResult *host)
+{
+    forget_misaligned_sse(c);
+    if (host->vector < 0)
+        c->row->completed++;
+    else
+        c->row->faulted++;
+    if (equal(c, host, &soft_result))
+        return;
+    mismatches++;
+    if (c->row->mismatched++ < verbose) {
+        report(c, host, &soft_result);
+        fflush(stdout);
+    }
+    for (unsigned i = 0; i < DIFF_PAGES; i++) /* agree again */
+        memcpy(diff_soft_page(i), diff_host_page(i), 4096);
+}
+
+static int coverage(void)
+{
+    unsigned missing = 0;
+    printf("opcode                       tried completed   faulted mismatched\n");
+    for (unsigned i = 0; i < diff_row_count; i++) {
+        const DiffRow *r = &diff_rows[i];
+        if (only && !strstr(r->name, only))
+            continue;
+        printf("%-28s %5" PRIu64 " %9" PRIu64 " %9" PRIu64 " %10" PRIu64 "\n", r->name, r->tried,
+               r->completed, r->faulted, r->mismatched);
+        if (!only && (r->tried == 0 || (r->completed == 0 && count >= 100000))) {
+            printf("NEVER EXECUTED: %s\n", r->name);
+            missing++;
+        }
+    }
+    printf("cpu-diff: seed %" PRIu64 ", %" PRIu64 " cases of %u encodings, %" PRIu64
+           " mismatches, %u never executed\n",
+           seed, done, diff_row_count, mismatches, missing);
+    return mismatches || missing ? 1 : 0;
+}
+
+static int child(void)
+{
+    soft_features_init();
+    diff_rows_init();
+    diff_random_seed(seed);
+    diff_host_init();
+    diff_soft_init();
+    diff_host_loop(next_case, case_done);
+    return coverage();
+}
+
+int main(void)
+{
+    seed = environment_number("LODGE_DIFF_SEED", 1);
+    count = environment_number("LODGE_DIFF_COUNT", 1000000);
+    verbose = (unsigned)environment_number("LODGE_DIFF_VERBOSE", 2);
+    only = getenv("LODGE_DIFF_ROW");
+    printf("cpu-diff: LODGE_DIFF_SEED=%" PRIu64 " LODGE_DIFF_COUNT=%" PRIu64 "\n", seed, count);
+    fflush(stdout);
+    progress = g_malloc0(sizeof(*progress));
+    return child();
+}
