@@ -428,7 +428,9 @@ static bool open_drive(VirtioBlk *b, GError **err)
         return false;
     b->node = block_ref(node);
     b->read_only = block_read_only(node);
-    b->writethrough = g_strcmp0(machine_item_get(item, "cache"), "writethrough") == 0;
+    const char *cache = machine_item_get(item, "cache");
+    b->writethrough =
+        g_strcmp0(cache, "writethrough") == 0 || g_strcmp0(cache, "directsync") == 0;
     b->discard = g_strcmp0(machine_item_get(item, "discard"), "unmap") == 0;
     if (!serial)
         serial = machine_item_get(item, "serial");

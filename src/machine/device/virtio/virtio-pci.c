@@ -615,8 +615,10 @@ bool virtio_device_realize(Device *dev, GError **err)
     VirtioDevice *v = (VirtioDevice *)dev;
     const VirtioDeviceType *type = type_of(v);
 
-    for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++)
+    for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
         v->host[i].kick = -1;
+        virtq_reset(&v->queues[i]);
+    }
     v->config_vector = MSI_NO_VECTOR;
     if (!type->start(v, err))
         goto fail;

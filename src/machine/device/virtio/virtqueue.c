@@ -23,7 +23,7 @@ const StateField virtqueue_state[] = {
     STATE_FIELD(Virtqueue, enabled),        STATE_FIELD(Virtqueue, desc_gpa),
     STATE_FIELD(Virtqueue, avail_gpa),      STATE_FIELD(Virtqueue, used_gpa),
     STATE_FIELD(Virtqueue, last_avail),     STATE_FIELD(Virtqueue, used_idx),
-    STATE_FIELD(Virtqueue, signalled_used), STATE_FIELD(Virtqueue, signalled_valid),
+    STATE_FIELD(Virtqueue, signalled_used),
     STATE_FIELDS_END,
 };
 
@@ -281,16 +281,14 @@ bool virtq_should_interrupt(Virtqueue *q)
     /* The driver stores its wish, then looks at the used index; we do the opposite. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     uint16_t old = q->signalled_used, now = q->used_idx;
-    bool was_valid = q->signalled_valid;
     q->signalled_used = now;
-    q->signalled_valid = 1;
-    if (was_valid && old == now)
+    if (old == now)
         return false;
     if (!q->event_idx)
         return !(ring_load(q->avail + RING_FLAGS) & AVAIL_F_NO_INTERRUPT);
     /* 2.7.10: interrupt when the index has passed used_event since the last time. */
     uint16_t event = ring_load(used_event_field(q));
-    return !was_valid || (uint16_t)(now - event - 1) < (uint16_t)(now - old);
+    return (uint16_t)(now - event - 1) < (uint16_t)(now - old);
 }
 
 /* ---- chains ---- */

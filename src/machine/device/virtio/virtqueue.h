@@ -37,7 +37,6 @@ typedef struct Virtqueue {
     uint16_t last_avail;     /* next entry of the available ring that we take */
     uint16_t used_idx;       /* next entry of the used ring that we fill */
     uint16_t signalled_used; /* used_idx at the last decision about an interrupt */
-    uint8_t signalled_valid;
     /* Derived. */
     uint16_t max_size;
     bool indirect, event_idx; /* negotiated */
