@@ -94,7 +94,7 @@ static ALWAYS_INLINE uint64_t plain_address(const SoftCpu *cpu, const SoftOp *op
 }
 
 /* Whether the plain operand may be read right away: then *p is its host address. */
-static ALWAYS_INLINE bool fast_read(SoftCpu *cpu, const SoftOp *op, unsigned size, const void *p)
+static ALWAYS_INLINE bool fast_read(SoftCpu *cpu, const SoftOp *op, unsigned size, void *p)
 {
     uint64_t linear = plain_address(cpu, op);
     const SoftTlbEntry *e = soft_tlb_entry(cpu, linear);
