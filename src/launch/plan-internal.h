@@ -9,6 +9,9 @@ typedef struct Plan {
     const Domain *domain;
     const LaunchOptions *options;
     GPtrArray *refused; /* strings */
+    /* Arguments of --device by when they must come: bridges, those with a place of their own, the
+     * rest, which take the places that are left. */
+    GPtrArray *bridges, *placed, *others;
     unsigned n_drives, n_chardevs, n_netdevs, n_serials, n_virtio_serials;
     bool terminal_taken;
 } Plan;

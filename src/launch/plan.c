@@ -74,8 +74,24 @@ void plan_item_set_uint(PlanItem *item, const char *key, uint64_t value)
 
 void plan_item_done(PlanItem *item)
 {
-    plan_option(item->plan, item->option, item->text->str);
-    g_string_free(item->text, TRUE);
+    Plan *plan = item->plan;
+    char *text = g_string_free(item->text, FALSE);
+    if (strcmp(item->option, "--device") != 0) {
+        plan_option(plan, item->option, text);
+        g_free(text);
+    } else if (g_str_has_prefix(text, "pcie-root-port")) {
+        g_ptr_array_add(plan->bridges, text);
+    } else {
+        g_ptr_array_add(strstr(text, ",addr=") ? plan->placed : plan->others, text);
+    }
+}
+
+/* Takes @list. */
+static void add_devices(Plan *plan, GPtrArray *list)
+{
+    for (guint i = 0; i < list->len; i++)
+        plan_option(plan, "--device", list->pdata[i]);
+    g_ptr_array_unref(list);
 }
 
 /* ---- the plan */
@@ -107,9 +123,15 @@ LaunchPlan *launch_plan_new(const Domain *domain, const LaunchOptions *options, 
     out->notes = g_ptr_array_new_with_free_func(g_free);
     Plan plan = {.out = out, .domain = domain, .options = options};
     plan.refused = g_ptr_array_new_with_free_func(g_free);
+    plan.bridges = g_ptr_array_new_with_free_func(g_free);
+    plan.placed = g_ptr_array_new_with_free_func(g_free);
+    plan.others = g_ptr_array_new_with_free_func(g_free);
 
     plan_domain(&plan);
     plan_devices(&plan);
+    add_devices(&plan, plan.bridges);
+    add_devices(&plan, plan.placed);
+    add_devices(&plan, plan.others);
     warn_unknown(&plan);
     if (options->qmp)
         plan_option(&plan, "--qmp", options->qmp);
