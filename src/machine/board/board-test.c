@@ -42,6 +42,9 @@ static void set_up(Fixture *f, gconstpointer unused)
     g_assert_no_error(error);
     g_assert_true(chardev_find(f->m, "c") == c);
     machine_item_free(item);
+    machine_lock(f->m);
+    machine_clock_run(f->m, true);
+    machine_unlock(f->m);
     machine_add_event_handler(f->m, count_event, f);
 }
 
@@ -264,7 +267,6 @@ static void test_pm_timer(Fixture *f, gconstpointer unused)
 {
     machine_lock(f->m);
     Device *pm = board_pm_init(f->m, NULL);
-    machine_clock_run(f->m, true);
     machine_unlock(f->m);
     uint32_t a = test_in(f->m, LAYOUT_PORT_PM + 8, 4);
     gint64 t0 = g_get_monotonic_time();
@@ -281,9 +283,6 @@ static void test_pm_timer(Fixture *f, gconstpointer unused)
     memset(saved->data, 0xff, 6);
     g_assert_false(device_load(pm, saved->data, saved->len, &error));
     g_assert_nonnull(error);
-    machine_lock(f->m);
-    machine_clock_run(f->m, false);
-    machine_unlock(f->m);
 }
 
 static void count_reset(Fixture *f, unsigned *counter)
