@@ -19,8 +19,8 @@ static void print_gprs(GString *to, const VcpuState *s)
         const char *name;
         unsigned index;
     } order[] = {
-        {"RAX", REG_RAX}, {"RBX", REG_RBX}, {"RCX", REG_RCX}, {"RDX", REG_RDX},
-        {"RSI", REG_RSI}, {"RDI", REG_RDI}, {"RBP", REG_RBP}, {"RSP", REG_RSP},
+        {"RAX", GPR_RAX}, {"RBX", GPR_RBX}, {"RCX", GPR_RCX}, {"RDX", GPR_RDX},
+        {"RSI", GPR_RSI}, {"RDI", GPR_RDI}, {"RBP", GPR_RBP}, {"RSP", GPR_RSP},
         {"R8 ", 8},       {"R9 ", 9},       {"R10", 10},      {"R11", 11},
         {"R12", 12},      {"R13", 13},      {"R14", 14},      {"R15", 15},
     };

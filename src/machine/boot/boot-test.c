@@ -112,7 +112,7 @@ static void test_bzimage(Fixture *f, gconstpointer unused)
     set_file(&f->image.initrd, initrd, sizeof(initrd), "initrd");
     load(f, NULL);
     g_assert_cmphex(f->bsp.rip, ==, 0x1000200);
-    g_assert_cmphex(f->bsp.gpr[REG_RSI], ==, BOOT_PARAMS);
+    g_assert_cmphex(f->bsp.gpr[GPR_RSI], ==, BOOT_PARAMS);
     g_assert_cmphex(f->bsp.efer, ==, 0x500);
     g_assert_true(f->bsp.seg[SEG_CS].attr & SEG_ATTR_L);
     g_assert_cmpint(f->bsp.seg[SEG_CS].selector, ==, 0x10);
@@ -254,7 +254,7 @@ static void test_pvh(Fixture *f, gconstpointer unused)
     g_assert_cmphex(f->bsp.cr0 & 0x80000001, ==, 1);
     g_assert_cmpint(f->ram[0x200000], ==, 0x90);
     g_assert_cmpint(f->ram[0x200800], ==, 0);
-    uint64_t info = f->bsp.gpr[REG_RBX];
+    uint64_t info = f->bsp.gpr[GPR_RBX];
     g_assert_cmphex(get32(f, info), ==, 0x336ec578);
     g_assert_cmpint(get32(f, info + 12), ==, 1);
     uint64_t module = le64_get(f->ram + info + 16);
@@ -317,8 +317,8 @@ static void put_multiboot(uint8_t *at, uint32_t flags)
 
 static void check_multiboot_info(Fixture *f)
 {
-    uint64_t info = f->bsp.gpr[REG_RBX];
-    g_assert_cmphex(f->bsp.gpr[REG_RAX], ==, 0x2badb002);
+    uint64_t info = f->bsp.gpr[GPR_RBX];
+    g_assert_cmphex(f->bsp.gpr[GPR_RAX], ==, 0x2badb002);
     g_assert_cmphex(get32(f, info), ==, 0x24d);
     g_assert_cmpint(get32(f, info + 4), ==, 639);
     g_autofree char *cmdline = g_strconcat(f->image.kernel.path, " ", f->image.cmdline, NULL);

@@ -226,7 +226,7 @@ bool boot_state_long(const BootImage *image, VcpuState *bsp, uint64_t entry, GEr
     bsp->cr3 = BOOT_PAGE_TABLES;
     bsp->cr4 = CR4_PAE;
     bsp->efer = EFER_LME | EFER_LMA;
-    bsp->gpr[REG_RSP] = BOOT_STACK_TOP;
+    bsp->gpr[GPR_RSP] = BOOT_STACK_TOP;
     bsp->rip = entry;
     return true;
 }

@@ -168,7 +168,7 @@ static bool bzimage_load(const BootImage *image, VcpuState *bsp, GError **err)
         boot_state_flat32(bsp, bz.load_address);
     else if (!boot_state_long(image, bsp, bz.load_address + ENTRY_64_OFFSET, err))
         return false;
-    bsp->gpr[REG_RSI] = BOOT_PARAMS;
+    bsp->gpr[GPR_RSI] = BOOT_PARAMS;
     return true;
 }
 

@@ -163,8 +163,8 @@ static bool multiboot_load(const BootImage *image, VcpuState *bsp, GError **err)
         !boot_write(image, BOOT_PARAMS, info, sizeof(info), err))
         return false;
     boot_state_flat32(bsp, loaded.entry);
-    bsp->gpr[REG_RAX] = LOADER_MAGIC;
-    bsp->gpr[REG_RBX] = BOOT_PARAMS;
+    bsp->gpr[GPR_RAX] = LOADER_MAGIC;
+    bsp->gpr[GPR_RBX] = BOOT_PARAMS;
     return true;
 }
 

@@ -73,7 +73,7 @@ static bool pvh_load(const BootImage *image, VcpuState *bsp, GError **err)
         !boot_write(image, BOOT_PARAMS, info, sizeof(info), err))
         return false;
     boot_state_flat32(bsp, elf.pvh_entry);
-    bsp->gpr[REG_RBX] = BOOT_PARAMS;
+    bsp->gpr[GPR_RBX] = BOOT_PARAMS;
     return true;
 }
 
