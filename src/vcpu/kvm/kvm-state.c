@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* VcpuState <-> the kernel's structures. api.rst 4.11-4.20, 4.41, 4.43, 4.33 (VCPU_EVENTS). */
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -205,10 +206,12 @@ static bool events_set(KvmVcpu *kv, const VcpuState *s, GError **err)
     return true;
 }
 
+/* struct kvm_msrs with room for its entries. */
 typedef struct MsrBuffer {
-    struct kvm_msrs head;
+    uint32_t n, pad;
     struct kvm_msr_entry entries[VCPU_MSR_MAX + 1];
 } MsrBuffer;
+_Static_assert(offsetof(MsrBuffer, entries) == sizeof(struct kvm_msrs), "the kernel's layout");
 
 static bool msr_known(const KvmVm *kvm, uint32_t index)
 {
@@ -229,11 +232,11 @@ static bool msrs_get(KvmVcpu *kv, VcpuState *s, GError **err)
         } else if (!msr_known(kvm, saved_msrs[i])) {
             continue;
         }
-        MsrBuffer one = {.head.nmsrs = 1, .entries[0].index = saved_msrs[i]};
+        MsrBuffer one = {.n = 1, .entries[0].index = saved_msrs[i]};
         if (ioctl(kv->fd, KVM_GET_MSRS, &one) == 1)
             s->msr[s->n_msr++] = (VcpuMsr){.index = saved_msrs[i], .value = one.entries[0].data};
     }
-    MsrBuffer tsc = {.head.nmsrs = 1, .entries[0].index = MSR_TSC};
+    MsrBuffer tsc = {.n = 1, .entries[0].index = MSR_TSC};
     if (ioctl(kv->fd, KVM_GET_MSRS, &tsc) != 1)
         return fail(err, "TSC", &kv->vcpu);
     s->tsc = tsc.entries[0].data;
@@ -244,7 +247,7 @@ static bool msrs_set(KvmVcpu *kv, const VcpuState *s, GError **err)
 {
     if (s->n_msr > VCPU_MSR_MAX)
         return lodge_fail(err, LODGE_ERROR_LIMIT, "%u MSRs; at most %d", s->n_msr, VCPU_MSR_MAX);
-    MsrBuffer all = {.head.nmsrs = s->n_msr + 1};
+    MsrBuffer all = {.n = s->n_msr + 1};
     all.entries[0] = (struct kvm_msr_entry){.index = MSR_TSC, .data = s->tsc};
     for (unsigned i = 0; i < s->n_msr; i++)
         all.entries[i + 1] =
@@ -252,7 +255,7 @@ static bool msrs_set(KvmVcpu *kv, const VcpuState *s, GError **err)
     int done = ioctl(kv->fd, KVM_SET_MSRS, &all);
     if (done < 0)
         return fail(err, "MSRs", &kv->vcpu);
-    if ((unsigned)done != all.head.nmsrs)
+    if ((unsigned)done != all.n)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
                           "KVM refuses 0x%" G_GINT64_MODIFIER "x in MSR 0x%x of vCPU %u",
                           (uint64_t)all.entries[done].data, all.entries[done].index,
