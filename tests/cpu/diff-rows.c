@@ -77,9 +77,10 @@ static void add_state(const char *name, uint8_t opcode, uint8_t digit, bool vex,
 void diff_rows_init(void)
 {
     rows = g_array_new(FALSE, TRUE, sizeof(DiffRow));
-    for (unsigned g = 0; g < soft_n_opcode_groups; g++)
-        for (unsigned i = 0; i < soft_opcode_groups[g].n_rows; i++)
-            add_integer(&soft_opcode_groups[g].rows[i]);
+    const SoftOpcodeGroup *group;
+    for (unsigned g = 0; (group = soft_opcode_group(g)); g++)
+        for (unsigned i = 0; i < group->n_rows; i++)
+            add_integer(&group->rows[i]);
     for (unsigned i = 0; i < vector_row_count; i++)
         add_vector(&vector_rows[i]);
     add_x87();
