@@ -163,7 +163,7 @@ void diff_soft_run(const DiffCase *c, DiffResult *result)
     state_in(&c->in);
     memset(result, 0, sizeof(*result));
     /* Something is pending, so that branches and stores return instead of going on. */
-    atomic_store(&cpu->pending, SOFT_PENDING_KICK);
+    atomic_store(&cpu->pending, c->repeats ? 0 : SOFT_PENDING_KICK);
     if (setjmp(cpu->fault_jump) == 0) {
         execute(c);
         result->vector = -1;

@@ -115,8 +115,9 @@ static bool fault_equal(const DiffCase *c, const DiffResult *host, const DiffRes
         return false;
     if (host->vector < 0)
         return true;
-    /* MASKMOVDQU names some byte of its operand, not always the first that it would write. */
-    bool somewhere = c->row->kind == DIFF_VECTOR && c->row->map == 1 && c->row->opcode == 0xf7;
+    /* Large operands and MASKMOVDQU: the fault names some byte, not always the first one. */
+    bool somewhere = c->row->kind == DIFF_STATE || c->row->kind == DIFF_X87_MEMORY ||
+                     (c->row->kind == DIFF_VECTOR && c->row->map == 1 && c->row->opcode == 0xf7);
     if (host->vector == EXC_PF && (host->address ^ soft->address) >> (somewhere ? 12 : 0))
         return false;
     /* Linux reports every fault on its own half of the address space as a protection violation. */
@@ -270,7 +271,8 @@ static int coverage(void)
             continue;
         printf("%-28s %5" PRIu64 " %9" PRIu64 " %9" PRIu64 " %10" PRIu64 "\n", r->name, r->tried,
                r->completed, r->faulted, r->mismatched);
-        if (!only && (r->tried == 0 || (r->completed == 0 && count >= 100000))) {
+        bool never = r->completed == 0 && count >= 100000 && strncmp(r->name, "ud", 2) != 0;
+        if (!only && (r->tried == 0 || never)) {
             printf("NEVER EXECUTED: %s\n", r->name);
             missing++;
         }

@@ -269,8 +269,10 @@ void soft_store_bytes(SoftCpu *cpu, uint64_t linear, const void *from, unsigned 
 void soft_probe_store(SoftCpu *cpu, uint64_t linear, unsigned size)
 {
     const SoftTlbEntry *e = soft_tlb_entry(cpu, linear);
-    if (!SOFT_TLB_HIT(e->write_tag, linear, size))
-        soft_probe_as(cpu, cpu->mmu, linear, size, SOFT_WRITE);
+    if (SOFT_TLB_HIT(e->write_tag, linear, size))
+        return;
+    Pieces p = pieces(cpu, cpu->mmu, linear, size, SOFT_WRITE);
+    restart_if_own_code(cpu, &p); /* now: after the caller's next steps it is too late */
 }
 
 uint64_t soft_system_load(SoftCpu *cpu, uint64_t linear, unsigned size)

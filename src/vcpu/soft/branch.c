@@ -5,6 +5,7 @@
  * mem slots; the decoder chooses. A conditional branch does not end its block.
  */
 #include "vcpu/soft/integer.h"
+#include "vcpu/soft/vm.h"
 
 /* #GP(0) where the branch would leave the code segment; the branch is the faulting instruction. */
 static void check_target(SoftCpu *cpu, const SoftOp *op, uint64_t target)
@@ -16,6 +17,15 @@ static void check_target(SoftCpu *cpu, const SoftOp *op, uint64_t target)
     } else if (target > cpu->seg[SEG_CS].limit) {
         soft_raise_error(cpu, EXC_GP, 0);
     }
+}
+
+/* Faults of the stack come before those of the target. */
+static void probe_push(SoftCpu *cpu, const SoftOp *op)
+{
+    SoftStack s = soft_stack_current(cpu);
+
+    cpu->op = op;
+    soft_stack_probe(cpu, &s, op->size);
 }
 
 /* ---- direct ---- */
@@ -112,6 +122,7 @@ static void call64(SoftCpu *cpu, const SoftOp *op)
 /* Any size and mode. */
 static void call_checked(SoftCpu *cpu, const SoftOp *op)
 {
+    probe_push(cpu, op);
     check_target(cpu, op, op->imm);
     soft_push(cpu, next_rip(cpu, op), op->size);
     SOFT_BRANCH(cpu, op);
@@ -155,6 +166,7 @@ static void jmp_reg(SoftCpu *cpu, const SoftOp *op)
 
 static COLD void call_to(SoftCpu *cpu, const SoftOp *op, uint64_t target)
 {
+    probe_push(cpu, op);
     check_target(cpu, op, target);
     soft_push(cpu, next_rip(cpu, op), op->size);
     SOFT_JUMP(cpu, target);

@@ -204,7 +204,7 @@ static const SoftOpcode rows[] = {
     { ROW("aad", 0, PREFIX_ANY, 0xd5, -1, SIZE_B, IMM_BU, OPC_NO64), .handler = aad },
     { ROW("bound", 0, PREFIX_ANY, 0x62, -1, SIZE_V, IMM_NONE, M | OPC_MEM | OPC_NO64),
       .handler = bound },
-    { ROW("prefetchw", 1, PREFIX_ANY, 0x0d, -1, SIZE_V, IMM_NONE, M), .handler = nop },
+    { ROW("prefetchw", 1, PREFIX_ANY, 0x0d, -1, SIZE_V, IMM_NONE, M | OPC_MEM), .handler = nop },
     { ROW("prefetch", 1, PREFIX_ANY, 0x18, -1, SIZE_V, IMM_NONE, M), .handler = nop },
     { ROW("nop", 1, PREFIX_ANY, 0x19, -1, SIZE_V, IMM_NONE, M), .handler = nop },
     { ROW("nop", 1, PREFIX_ANY, 0x1a, -1, SIZE_V, IMM_NONE, M), .handler = nop },

@@ -7,8 +7,7 @@
 static COLD void push64_slow(SoftCpu *cpu, const SoftOp *op, uint64_t value)
 {
     cpu->op = op;
-    soft_store64(cpu, cpu->gpr[GPR_RSP] - 8, value);
-    cpu->gpr[GPR_RSP] -= 8;
+    soft_push(cpu, value, 8);
     SOFT_NEXT_STORED(cpu, op);
 }
 
@@ -37,7 +36,7 @@ static COLD void pop64_reg_slow(SoftCpu *cpu, const SoftOp *op)
     uint64_t v;
 
     cpu->op = op;
-    v = soft_load64(cpu, cpu->gpr[GPR_RSP]);
+    v = soft_peek(cpu, 0, 8);
     cpu->gpr[GPR_RSP] += 8;
     cpu->gpr[op->rm] = v; /* POP RSP: the value wins */
     SOFT_NEXT(cpu, op);
@@ -121,7 +120,10 @@ static uint64_t stack_mask(const SoftCpu *cpu)
 
 static uint64_t stack_linear(SoftCpu *cpu, uint64_t offset, unsigned size, unsigned access)
 {
-    return soft_linear(cpu, SEG_SS, offset & stack_mask(cpu), size, access);
+    offset &= stack_mask(cpu);
+    if ((cpu->mode & SOFT_MODE_CODE64) && !(canonical(offset) && canonical(offset + size - 1)))
+        soft_raise_error(cpu, EXC_SS, 0); /* soft_linear leaves it to the TLB, which may say #GP */
+    return soft_linear(cpu, SEG_SS, offset, size, access);
 }
 
 static void pusha(SoftCpu *cpu, const SoftOp *op)
@@ -153,34 +155,48 @@ static void popa(SoftCpu *cpu, const SoftOp *op)
     SOFT_NEXT(cpu, op);
 }
 
-/* SDM vol. 2, ENTER. The frame is built first and the registers move last, so faults are clean. */
+static uint64_t load_sized(SoftCpu *cpu, uint64_t linear, unsigned size)
+{
+    return size == 8   ? soft_load64(cpu, linear)
+           : size == 4 ? soft_load32(cpu, linear)
+                       : soft_load16(cpu, linear);
+}
+
+static void store_sized(SoftCpu *cpu, uint64_t linear, unsigned size, uint64_t value)
+{
+    if (size == 8)
+        soft_store64(cpu, linear, value);
+    else if (size == 4)
+        soft_store32(cpu, linear, (uint32_t)value);
+    else
+        soft_store16(cpu, linear, (uint16_t)value);
+}
+
+/* SDM vol. 2, ENTER. A fault may leave part of the frame in memory, but moves no register. */
 static void enter(SoftCpu *cpu, const SoftOp *op)
 {
     uint64_t mask = stack_mask(cpu), rsp = cpu->gpr[GPR_RSP], rbp = cpu->gpr[GPR_RBP], top = rsp;
-    uint64_t words[33], locals = op->imm & 0xffff, frame;
-    unsigned level = (op->imm >> 16) & 31, n = 0;
+    uint64_t locals = op->imm & 0xffff, frame;
+    unsigned level = (op->imm >> 16) & 31, size = op->size;
 
     cpu->op = op;
-    words[n++] = rbp;
-    frame = rsp - op->size;
+    frame = rsp -= size;
+    store_sized(cpu, stack_linear(cpu, rsp, size, SOFT_WRITE), size, rbp);
     for (unsigned i = 1; i < level; i++) {
-        uint64_t linear = stack_linear(cpu, rbp - i * op->size, op->size, SOFT_READ);
-        words[n++] = op->size == 8   ? soft_load64(cpu, linear)
-                     : op->size == 4 ? soft_load32(cpu, linear)
-                                     : soft_load16(cpu, linear);
+        uint64_t v = load_sized(cpu, stack_linear(cpu, rbp - i * size, size, SOFT_READ), size);
+        rsp -= size;
+        store_sized(cpu, stack_linear(cpu, rsp, size, SOFT_WRITE), size, v);
     }
-    if (level > 0)
-        words[n++] = frame;
-    for (unsigned i = 1; i <= n; i++)
-        soft_probe_store(cpu, stack_linear(cpu, top - i * op->size, op->size, SOFT_WRITE), op->size);
-    /* A page fault must show at the new top of the stack, too (the pseudo-code's last write check). */
-    soft_probe_store(cpu, stack_linear(cpu, top - n * op->size - locals, op->size, SOFT_WRITE),
-                     op->size);
-    for (unsigned i = 0; i < n; i++)
-        soft_push(cpu, words[i], op->size);
-    rsp = (top - n * op->size - locals) & mask;
+    if (level > 0) {
+        rsp -= size;
+        store_sized(cpu, stack_linear(cpu, rsp, size, SOFT_WRITE), size, frame);
+    }
+    /* The new top of the stack must be writable, too (the pseudo-code's last check). */
+    rsp -= locals;
+    soft_probe_store(cpu, stack_linear(cpu, rsp, size, SOFT_WRITE), size);
+    rsp &= mask;
     cpu->gpr[GPR_RSP] = mask == 0xffff ? (top & ~mask) | rsp : rsp;
-    set_sized(cpu, GPR_RBP, op->size, frame);
+    set_sized(cpu, GPR_RBP, size, frame);
     SOFT_NEXT_STORED(cpu, op);
 }
 
@@ -189,10 +205,8 @@ static void leave(SoftCpu *cpu, const SoftOp *op)
     uint64_t mask = stack_mask(cpu), rbp = cpu->gpr[GPR_RBP] & mask, linear, v;
 
     cpu->op = op;
-    linear = soft_linear(cpu, SEG_SS, rbp, op->size, SOFT_READ);
-    v = op->size == 8   ? soft_load64(cpu, linear)
-        : op->size == 4 ? soft_load32(cpu, linear)
-                        : soft_load16(cpu, linear);
+    linear = stack_linear(cpu, rbp, op->size, SOFT_READ);
+    v = load_sized(cpu, linear, op->size);
     rbp = (rbp + op->size) & mask;
     cpu->gpr[GPR_RSP] = mask == 0xffff ? (cpu->gpr[GPR_RSP] & ~mask) | rbp : rbp;
     set_sized(cpu, GPR_RBP, op->size, v);

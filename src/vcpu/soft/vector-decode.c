@@ -320,7 +320,7 @@ int soft_vector_imm(uint32_t mode, unsigned map, unsigned opcode, unsigned prefi
 {
     if (map == 0)
         return !vex && (opcode == 0x9b || (opcode & 0xf8) == 0xd8) ? 0 : -1;
-    if (map == 1 && opcode == 0xae)
+    if (map == 1 && (opcode == 0xae || opcode == 0xc7))
         return 0;
     for (unsigned i = 0; i < 5; i++) {
         /* The prefix's own row, else any row of the opcode: an undefined prefix has the same form. */

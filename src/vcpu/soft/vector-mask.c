@@ -134,13 +134,11 @@ static void gather(SoftCpu *cpu, const SoftOp *op)
     memcpy(index, cpu->fpu.ymm[gather_index_register(op)], 32);
     uint64_t base = (uint64_t)op->disp + (op->base == SOFT_REG_NONE ? 0 : cpu->gpr[op->base]);
     cpu->op = op;
-    for (unsigned i = 0; i < count; i++) { /* masks are all ones or all zeros from here on */
-        int fill = element_masked_in(mask, i, size) ? 0xff : 0;
-        memset(mask + i * size, fill, size);
-    }
     for (unsigned i = 0; i < count; i++) {
-        if (!element_masked_in(mask, i, size))
+        if (!element_masked_in(mask, i, size)) {
+            memset(mask + i * size, 0, size);
             continue;
+        }
         uint64_t n = element_get(index, i, index_size);
         if (index_size == 4)
             n = (uint64_t)(int32_t)n;

@@ -260,6 +260,8 @@ unsigned vector_stub_build(uint8_t *code, const VectorRow *row, const SoftOp *op
     memset(key, 0, sizeof(*key));
     key->row = (uint16_t)(row - vector_rows);
     key->length = (uint8_t)rewrite(key->bytes, row, op);
+    key->reg_gpr = (int8_t)o.reg_gpr;
+    key->rm_gpr = (int8_t)o.rm_gpr;
     emit_loads(&e, row, &o, vex);
     if (row->flags & VO_FP)
         emit_mxcsr(&e, 2);

@@ -104,7 +104,7 @@ typedef struct VectorStubKey {
     uint8_t length;
     uint8_t kind;    /* 0 vector, 1 x87 */
     uint16_t row;    /* index of the row; x87: flags in and out */
-    uint8_t unused[2];
+    int8_t reg_gpr, rm_gpr; /* guest registers that the stub loads or stores, or -1 */
 } VectorStubKey;
 _Static_assert(sizeof(VectorStubKey) == 16, "hashed as two words");
 

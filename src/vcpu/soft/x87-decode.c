@@ -150,7 +150,6 @@ static void x87_run(SoftCpu *cpu, const SoftOp *op, const void *memory)
 {
     SoftFpu *f = &cpu->fpu;
     uint64_t fdp = fpu_u64(f, FX_FDP);
-    uint32_t arith = cpu->arith;
     uint16_t fcw = fpu_u16(f, FX_FCW), before = fpu_u16(f, FX_FSW);
     if (before & FSW_ES) { /* CR0.NE is clear: see x87_check_pending */
         fpu_set16(f, FX_FCW, fcw | 0x3f);
@@ -163,8 +162,6 @@ static void x87_run(SoftCpu *cpu, const SoftOp *op, const void *memory)
     if (before & FSW_ES) {
         fpu_set16(f, FX_FCW, fcw);
         x87_update_summary(f);
-    } else if ((fpu_u16(f, FX_FSW) & FSW_ES) && (fpu_u16(f, FX_FSW) & 1) && !(fcw & 1)) {
-        cpu->arith = arith; /* an unmasked invalid operand of FCOMI leaves the flags alone */
     }
 }
 
