@@ -69,9 +69,9 @@ static bool allow_some(scmp_filter_ctx filter)
            /* its arguments cannot be seen: libc falls back to clone */
            seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0) >= 0 &&
            seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-                            SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)self)) >= 0 &&
+                            SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)self, 0)) >= 0 &&
            seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-                            SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME)) >= 0;
+                            SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0)) >= 0;
 }
 
 static bool allow_network(scmp_filter_ctx filter)
@@ -82,9 +82,9 @@ static bool allow_network(scmp_filter_ctx filter)
             return false;
     const scmp_datum_t writes = O_ACCMODE | O_CREAT | O_TRUNC;
     return seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                            SCMP_A0(SCMP_CMP_EQ, AF_INET)) >= 0 &&
+                            SCMP_A0(SCMP_CMP_EQ, AF_INET, 0)) >= 0 &&
            seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                            SCMP_A0(SCMP_CMP_EQ, AF_INET6)) >= 0 &&
+                            SCMP_A0(SCMP_CMP_EQ, AF_INET6, 0)) >= 0 &&
            seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
                             SCMP_A2(SCMP_CMP_MASKED_EQ, writes, O_RDONLY)) >= 0;
 }

@@ -241,7 +241,7 @@ static int64_t clock_offset_s(Plan *plan, const DomainClock *clock)
     case DOMAIN_CLOCK_VARIABLE:
         if (clock->basis && strcmp(clock->basis, "localtime") == 0)
             number = zone_offset_s(NULL, now_s, &known);
-        /* fall through */
+        G_GNUC_FALLTHROUGH;
     case DOMAIN_CLOCK_UTC:
         if (clock->adjustment && strcmp(clock->adjustment, "reset") != 0) {
             gint64 adjustment = 0;
