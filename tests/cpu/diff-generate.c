@@ -403,6 +403,7 @@ static void generate_integer(Encoder *e, const SoftOpcode *o)
 {
     DiffCase *c = e->c;
     bool size16 = false, vex = o->flags & OPC_VEX, memory;
+    bool no66 = o->map == 0 && o->opcode == 0x63; /* of MOVSXD: vendors differ in the width */
     unsigned opcode = o->opcode, reg = (unsigned)diff_below(8);
     if (o->flags & OPC_OREG)
         opcode |= (unsigned)diff_below(8);
@@ -419,7 +420,7 @@ static void generate_integer(Encoder *e, const SoftOpcode *o)
                 (o->flags & OPC_VVVV) ? (unsigned)diff_below(16) : diff_chance(2) ? 3 : 0,
                 diff_chance(2));
     } else {
-        bool wants66 = diff_chance(25);
+        bool wants66 = !no66 && diff_chance(25);
         if (o->prefix >= 0) {
             if (o->prefix != 1 && wants66 && diff_chance(30)) {
                 put(e, 0x66);
@@ -490,6 +491,8 @@ static void generate_vector(Encoder *e, const DiffRow *row)
     if (v->digit >= 0)
         reg = (unsigned)v->digit;
     bool memory = !(v->flags & VO_REG) && ((v->flags & VO_MEM) || diff_chance(50));
+    if (v->map == 3 && v->opcode == 0x1d) /* VCVTPS2PH ignores flush-to-zero: see fp_run_unmasked */
+        e->c->in.fx[FX_MXCSR + 1] |= 8;
     prefixes(e, row->vex);
     random_rex(e, row->vex ? 100 : 50);
     if (row->vex) {
@@ -499,7 +502,7 @@ static void generate_vector(Encoder *e, const DiffRow *row)
             e->rex &= 8;
         if ((v->flags & VO_W0) && diff_chance(98))
             e->rex &= ~8u;
-        if ((v->flags & VO_W1) && diff_chance(98))
+        if (v->flags & VO_W1) /* AMD accepts W0 of some */
             e->rex |= 8;
         e->use_rex = true;
         put_vex(e, v->map, v->prefix, vvvv, row->l);
@@ -523,6 +526,7 @@ static void generate_vector(Encoder *e, const DiffRow *row)
         if (diff_chance(60))
             target &= ~(uint64_t)(row->l ? 31 : 15);
         memory_operand(e, reg, target, v->flags & VO_VSIB);
+        e->c->repeats = v->flags & VO_VSIB; /* a trap may come between two elements */
         if (v->flags & VO_VSIB)
             gather_state(e, (e->sib >> 3 & 7) | (e->rex & 2 ? 8u : 0));
     } else {

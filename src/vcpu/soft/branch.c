@@ -102,8 +102,7 @@ static void loop(SoftCpu *cpu, const SoftOp *op)
 static COLD void call64_slow(SoftCpu *cpu, const SoftOp *op)
 {
     cpu->op = op;
-    soft_store64(cpu, cpu->gpr[GPR_RSP] - 8, op->rip + op->length);
-    cpu->gpr[GPR_RSP] -= 8;
+    soft_push(cpu, op->rip + op->length, 8);
     SOFT_BRANCH(cpu, op);
 }
 

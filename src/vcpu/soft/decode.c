@@ -350,10 +350,8 @@ static void take_memory(Decoder *d)
         rm = sib & 7;
         d->op->index = (uint8_t)((sib >> 3 & 7) | (d->rex & 2 ? 8 : 0));
         d->op->scale = sib >> 6;
-        if (d->op->index == GPR_RSP) {
-            d->op->index = SOFT_REG_NONE;
-            d->op->scale = 0;
-        }
+        if (d->op->index == GPR_RSP)
+            d->op->index = SOFT_REG_NONE; /* a gather's is YMM4 nonetheless, so the scale stays */
         if (rm == 5 && mod == 0) {
             d->op->disp = take_signed(d, 4);
             return;

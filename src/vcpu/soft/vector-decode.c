@@ -97,7 +97,9 @@ static uint32_t fp_try(SoftCpu *cpu, const SoftOp *op, const void *memory, uint3
 /*
  * Some exception is unmasked: run with all masked and look at the flags. An unmasked underflow is
  * signalled for exact tiny results too (SDM vol. 1 11.5.2.5); masked underflow reports those
- * only with flush-to-zero, so a run with that finds them.
+ * only with flush-to-zero, so a run with that finds them. Whether a result that raises an unmasked
+ * overflow or underflow is inexact too is not known exactly: MXCSR.PE may then be set needlessly.
+ * VCVTPS2PH ignores flush-to-zero: its exact tiny results go unsignalled.
  */
 static void fp_run_unmasked(SoftCpu *cpu, const SoftOp *op, const void *memory)
 {

@@ -79,17 +79,8 @@ static void masked_bytes(SoftCpu *cpu, const SoftOp *op, const uint8_t *from, co
     if (op->asize < 8)
         offset &= op->asize == 4 ? 0xffffffffu : 0xffffu;
     uint64_t linear = soft_linear(cpu, op->seg, offset, size, SOFT_WRITE);
-    unsigned first = size, last = 0;
-    for (unsigned i = 0; i < size; i++) {
-        if (mask[i] & 0x80) {
-            first = MIN(first, i);
-            last = i;
-        }
-    }
-    if (first == size)
-        return;
-    soft_probe_store(cpu, linear + first, last - first + 1);
-    for (unsigned i = first; i <= last; i++)
+    soft_probe_store(cpu, linear, size); /* whatever the mask, as real ones do */
+    for (unsigned i = 0; i < size; i++)
         if (mask[i] & 0x80)
             soft_store8(cpu, linear + i, from[i]);
 }
@@ -104,13 +95,11 @@ static void maskmovdqu(SoftCpu *cpu, const SoftOp *op)
 static void maskmovq(SoftCpu *cpu, const SoftOp *op)
 {
     SoftFpu *f = &cpu->fpu;
-    SoftFpu after = *f;
     cpu->op = op;
     x87_check_pending(cpu);
-    x87_enter_mmx(&after);
-    masked_bytes(cpu, op, after.fxsave + FX_ST + (op->reg & 7) * 16,
-                 after.fxsave + FX_ST + (op->rm & 7) * 16, 8);
-    *f = after;
+    x87_enter_mmx(f);
+    masked_bytes(cpu, op, f->fxsave + FX_ST + (op->reg & 7) * 16,
+                 f->fxsave + FX_ST + (op->rm & 7) * 16, 8);
     VECTOR_NEXT_STORED(cpu, op);
 }
 
