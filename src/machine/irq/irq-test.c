@@ -321,6 +321,7 @@ static void test_ioapic_edge(void)
     /* ISA interrupt 0 arrives at pin 2. */
     apic_write(m, 1, 0xb0, 0);
     io_apic_route(m, 2, UINT64_C(1) << 56 | 0x46);
+    machine_set_gsi(m, 0, false);
     machine_set_gsi(m, 0, true);
     g_assert_cmpint(take(m, 1), ==, 0x46);
     machine_free(m);
@@ -447,6 +448,7 @@ static void test_pic_modes(void)
     machine_set_gsi(m, 5, false);
     test_out(m, 0x20, 0x20);
     g_assert_cmpint(take(m, 0), ==, -1);
+    test_out(m, 0x4d0, 0);
     /* Poll. */
     pulse(m, 6);
     test_out(m, 0x20, 0x0c);

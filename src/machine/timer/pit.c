@@ -145,14 +145,11 @@ static void update_irq(Pit *pit)
 {
     const PitChannel *c = &pit->channel[0];
     Machine *m = pit->dev.machine;
-    if (!deliverable(pit)) {
-        machine_timer_cancel(pit->timer);
-        return;
-    }
     int64_t now = machine_clock_ns(m), t = elapsed(pit, c);
-    machine_set_gsi(m, 0, output_at(c, t));
+    if (!pit->replaced)
+        machine_set_gsi(m, 0, output_at(c, t));
     int64_t wait = next_change(c, t);
-    if (!wait) {
+    if (!wait || !deliverable(pit)) {
         machine_timer_cancel(pit->timer);
         return;
     }
@@ -347,7 +344,7 @@ static void pit_reset(Device *dev)
             .count = 65536, .mode = 3, .access = 3, .null_count = true, .gate = n != 2};
     pit->port61 = 0;
     pit->replaced = false;
-    machine_timer_cancel(pit->timer);
+    update_irq(pit);
 }
 
 static void pit_unrealize(Device *dev)
