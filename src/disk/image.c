@@ -27,10 +27,8 @@ int block_status_chain(BlockNode *node, uint64_t offset, uint64_t length, BlockE
         if (!node->backing)
             break;
         length = extent->length;
-        if (offset >= node->backing->size) { /* past a shorter backing image */
-            extent->present = true;
+        if (offset >= node->backing->size) /* past a shorter backing image */
             break;
-        }
         length = MIN(length, node->backing->size - offset);
     }
     extent->zero = true;

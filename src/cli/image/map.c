@@ -47,8 +47,8 @@ static int print_piece(BlockNode *node, const Piece *p, bool json, bool first)
     if (e->data && !e->has_offset)
         return image_fail("File contains external, encrypted or compressed clusters.");
     if (e->data && !e->zero)
-        printf("0x%-14" G_GINT64_MODIFIER "x0x%-14" G_GINT64_MODIFIER
-               "x0x%-14" G_GINT64_MODIFIER "x%s\n",
+        printf("%#-16" G_GINT64_MODIFIER "x%#-16" G_GINT64_MODIFIER "x%#-16" G_GINT64_MODIFIER
+               "x%s\n",
                p->start, e->length, e->file_offset, path_at(node, p->depth));
     return 0;
 }

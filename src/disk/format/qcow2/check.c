@@ -159,6 +159,7 @@ static bool walk_l2(Qcow2Check *c, uint64_t table, uint32_t times, bool active, 
     int result = block_file_read(q->file, table, c->buffer, q->cluster_size);
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot read an L2 table", q->node->path);
+    c->next_offset = 0; /* fragments are counted within a table, as qemu-img does */
     for (uint64_t i = 0; i < 1ull << q->l2_bits; i++)
         refer_entry(c, be64_get(c->buffer + i * 8), times, active);
     return true;

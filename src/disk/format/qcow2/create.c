@@ -246,20 +246,16 @@ static int grow_l1(Qcow2 *q, uint32_t entries)
 {
     uint64_t bytes = (uint64_t)entries * 8;
     uint64_t clusters = align_up(bytes, q->cluster_size) >> q->cluster_bits;
-    uint64_t start = 0, have = 0, got, at;
+    uint64_t start, got;
     bool fresh;
-    while (have < clusters) { /* all in a row: what does not follow is given back */
-        int result = qcow2_alloc(q, clusters - have, &at, &got, &fresh);
-        if (result < 0)
-            return result;
-        if (have && at != start + (have << q->cluster_bits)) {
-            qcow2_free_later(q, start, have << q->cluster_bits, false);
-            have = 0;
-        }
-        if (have == 0)
-            start = at;
-        have += got;
+    int result = qcow2_alloc(q, clusters, &start, &got, &fresh);
+    if (result == 0 && got < clusters) {
+        result = qcow2_refcount_add(q, start, got << q->cluster_bits, -1);
+        if (result == 0)
+            result = qcow2_alloc_table(q, clusters, &start);
     }
+    if (result < 0)
+        return result;
     g_autofree uint64_t *table = g_try_new0(uint64_t, entries + 1);
     g_autofree uint8_t *raw = g_try_malloc0(clusters << q->cluster_bits);
     if (!table || !raw)
@@ -267,7 +263,7 @@ static int grow_l1(Qcow2 *q, uint32_t entries)
     memcpy(table, q->l1, (uint64_t)q->header.l1_entries * 8);
     for (uint32_t i = 0; i < entries; i++)
         be64_put(raw + (uint64_t)i * 8, table[i]);
-    int result = block_file_write(q->file, start, raw, clusters << q->cluster_bits);
+    result = block_file_write(q->file, start, raw, clusters << q->cluster_bits);
     if (result == 0)
         result = qcow2_commit(q);
     if (result < 0)

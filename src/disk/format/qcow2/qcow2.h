@@ -165,6 +165,8 @@ int qcow2_refcount_set(Qcow2 *q, uint64_t cluster, uint64_t value);
 int qcow2_refcount_add(Qcow2 *q, uint64_t offset, uint64_t length, int delta);
 /* 1 to @want free clusters in a row, refcount set to one; *fresh: they read as zero. */
 int qcow2_alloc(Qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got, bool *fresh);
+/* Exactly @clusters free clusters in a row, for a table; refcount set to one. */
+int qcow2_alloc_table(Qcow2 *q, uint64_t clusters, uint64_t *offset);
 /* Gives clusters back once nothing in the file refers to them. */
 void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t length, bool punch);
 

@@ -244,6 +244,48 @@ static int ensure_block(Qcow2 *q, uint64_t cluster)
     return 0;
 }
 
+/* As many clusters in a row as a table needs, behind the refcount blocks made for them. */
+int qcow2_alloc_table(Qcow2 *q, uint64_t clusters, uint64_t *offset)
+{
+    uint64_t blocks = 1, first = 0;
+    while ((blocks << q->block_bits) < blocks + clusters)
+        blocks++;
+    for (int i = 0; i < 2; i++) {
+        for (first = q->reftable_entries; first > 0; first--) {
+            if (q->reftable[first - 1] & QCOW2_OFFSET_MASK)
+                break;
+        }
+        if (first + blocks <= q->reftable_entries)
+            break;
+        /* A longer refcount table takes blocks of its own. */
+        int result = i ? -EFBIG : grow_reftable(q, first + 2 * blocks + 8);
+        if (result < 0)
+            return result;
+    }
+    uint64_t start = first << q->block_bits;
+    *offset = (start + blocks) << q->cluster_bits;
+    if (start + blocks + clusters > QCOW2_HOST_MAX >> q->cluster_bits)
+        return -EFBIG;
+    if (qcow2_overlaps(q, *offset, clusters << q->cluster_bits))
+        return qcow2_corrupt(q);
+    for (uint64_t b = 0; b < blocks; b++) {
+        uint64_t at = (start + b) << q->cluster_bits;
+        int result = init_block(q, at, start + (b << q->block_bits), start,
+                                start + blocks + clusters);
+        if (result < 0)
+            return result;
+        g_mutex_lock(&q->lock);
+        q->reftable[first + b] = at;
+        mark_reftable(q, first + b);
+        qcow2_tables_add(q, at);
+        g_mutex_unlock(&q->lock);
+    }
+    g_mutex_lock(&q->lock);
+    q->high_water = MAX(q->high_water, *offset + (clusters << q->cluster_bits));
+    g_mutex_unlock(&q->lock);
+    return 0;
+}
+
 int qcow2_refcount_set(Qcow2 *q, uint64_t cluster, uint64_t value)
 {
     uint64_t block;

@@ -18,10 +18,10 @@ static uint64_t changed_entry(const Qcow2 *q, Change change, uint64_t entry, boo
     Qcow2Kind kind = qcow2_entry_kind(q, entry);
     bool flags = q->header.version >= 3;
     *possible = true;
-    if (kind == QCOW2_NONE)
-        return backed && change != CHANGE_DISCARD && flags
-                   ? QCOW2_ZERO
-                   : (*possible = !backed || change == CHANGE_DISCARD, entry);
+    if (kind == QCOW2_NONE) {
+        *possible = !backed || flags || change == CHANGE_DISCARD;
+        return backed && flags ? QCOW2_ZERO : entry;
+    }
     if (kind == QCOW2_ZEROES && change == CHANGE_ZERO_KEEP)
         return entry;
     if (change == CHANGE_ZERO_KEEP && kind == QCOW2_DATA) {
@@ -107,7 +107,7 @@ static int change_clusters(Qcow2 *q, Change change, uint64_t offset, uint64_t le
     g_mutex_lock(&q->meta);
     while (*done < length && result == 0) {
         uint64_t step = bare(q, offset + *done, length - *done);
-        if (step == 0 || (change != CHANGE_DISCARD && q->node->backing)) {
+        if (step == 0 || (q->node->backing && q->header.version >= 3)) {
             step = length - *done;
             result = change_page(q, change, offset + *done, &step);
         }
