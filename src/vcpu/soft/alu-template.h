@@ -89,9 +89,8 @@ ALU_TEST(test, "test")
 #define ALU_MEMORY_FORM(name, form, source)                                                        \
     static COLD void F(name##_##form##_slow)(SoftCpu * cpu, const SoftOp *op)                      \
     {                                                                                              \
-        SoftRmw rmw;                                                                               \
-        F(name##_mem)(cpu, slow_rmw(cpu, op, &rmw, SIZE, false), (T)(source));                     \
-        soft_rmw_end(cpu, &rmw);                                                                   \
+        F(name##_mem)(cpu, slow_rmw(cpu, op, &cpu->rmw, SIZE, false), (T)(source));                     \
+        soft_rmw_end(cpu, &cpu->rmw);                                                                   \
         SOFT_NEXT_STORED(cpu, op);                                                                 \
     }                                                                                              \
     static void F(name##_##form)(SoftCpu * cpu, const SoftOp *op)                                  \
@@ -104,9 +103,8 @@ ALU_TEST(test, "test")
     }                                                                                              \
     static void F(name##_##form##_lock)(SoftCpu * cpu, const SoftOp *op)                           \
     {                                                                                              \
-        SoftRmw rmw;                                                                               \
-        F(name##_locked)(cpu, slow_rmw(cpu, op, &rmw, SIZE, true), (T)(source));                   \
-        soft_rmw_end(cpu, &rmw);                                                                   \
+        F(name##_locked)(cpu, slow_rmw(cpu, op, &cpu->rmw, SIZE, true), (T)(source));                   \
+        soft_rmw_end(cpu, &cpu->rmw);                                                                   \
         SOFT_NEXT_STORED(cpu, op);                                                                 \
     }
 
@@ -192,10 +190,9 @@ ALU_COMPARE(test, mi, m, op->imm)
     }                                                                                              \
     static COLD void F(name##_m_slow)(SoftCpu * cpu, const SoftOp *op)                             \
     {                                                                                              \
-        SoftRmw rmw;                                                                               \
         bool locked = op->flags & SOFT_OP_LOCK;                                                    \
-        F(name##_mem)(cpu, slow_rmw(cpu, op, &rmw, SIZE, locked), locked);                         \
-        soft_rmw_end(cpu, &rmw);                                                                   \
+        F(name##_mem)(cpu, slow_rmw(cpu, op, &cpu->rmw, SIZE, locked), locked);                         \
+        soft_rmw_end(cpu, &cpu->rmw);                                                                   \
         SOFT_NEXT_STORED(cpu, op);                                                                 \
     }                                                                                              \
     static void F(name##_m)(SoftCpu * cpu, const SoftOp *op)                                       \

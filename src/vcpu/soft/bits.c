@@ -57,11 +57,10 @@ static uint64_t bit_linear(SoftCpu *cpu, const SoftOp *op, int64_t n, unsigned a
     }                                                                                              \
     static void name##_mem_##bits(SoftCpu *cpu, const SoftOp *op, int64_t bit, bool locked)        \
     {                                                                                              \
-        SoftRmw rmw;                                                                               \
         uint64_t linear = bit_linear(cpu, op, bit, SOFT_WRITE);                                    \
-        name##_at_##bits(cpu, soft_rmw_begin(cpu, &rmw, linear, bits / 8, locked), (uint64_t)bit,  \
+        name##_at_##bits(cpu, soft_rmw_begin(cpu, &cpu->rmw, linear, bits / 8, locked), (uint64_t)bit,  \
                          locked);                                                                  \
-        soft_rmw_end(cpu, &rmw);                                                                   \
+        soft_rmw_end(cpu, &cpu->rmw);                                                                   \
         SOFT_NEXT_STORED(cpu, op);                                                                 \
     }                                                                                              \
     static void name##_mr_##bits(SoftCpu *cpu, const SoftOp *op)                                   \

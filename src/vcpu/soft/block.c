@@ -115,7 +115,7 @@ static void fetch_begin(SoftCpu *cpu, uint64_t rip)
     cpu->op = &c->fetch;
 }
 
-static void op_check_second_page(SoftCpu *cpu, const SoftOp *op)
+static COLD bool second_page_same(SoftCpu *cpu, const SoftOp *op)
 {
     const SoftBlock *b = op->aux;
     const uint8_t *host;
@@ -124,14 +124,18 @@ static void op_check_second_page(SoftCpu *cpu, const SoftOp *op)
     fetch_begin(cpu, op->rip);
     linear = (code_linear(cpu, op->rip) | 4095) + 1;
     gpa = soft_fetch_translate(cpu, cpu->mode & SOFT_MODE_CODE64 ? linear : (uint32_t)linear, &host);
-    if (gpa != b->second_gpa ||
-        soft_page_generation(soft_vm(cpu), gpa) != b->second_generation) {
-        ((SoftBlock *)b)->gpa = ~(uint64_t)0; /* never found again */
-        cpu->rip = op->rip;
-        cpu->fetch_epoch++;
-        return;
-    }
-    SOFT_NEXT(cpu, op);
+    if (gpa == b->second_gpa && soft_page_generation(soft_vm(cpu), gpa) == b->second_generation)
+        return true;
+    ((SoftBlock *)b)->gpa = ~(uint64_t)0; /* never found again */
+    cpu->rip = op->rip;
+    cpu->fetch_epoch++;
+    return false;
+}
+
+static void op_check_second_page(SoftCpu *cpu, const SoftOp *op)
+{
+    if (second_page_same(cpu, op))
+        SOFT_NEXT(cpu, op);
 }
 
 static void add_end(SoftCpu *cpu, SoftOp *op, uint64_t rip)

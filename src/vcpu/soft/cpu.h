@@ -175,6 +175,19 @@ typedef struct SoftFpu {
     uint64_t xinuse;                  /* XINUSE for XGETBV(1)/XSAVEOPT/XSAVEC: bits 0 x87, 1 SSE, 2 AVX */
 } SoftFpu;
 
+/*
+ * A read-modify-write operand (size 1, 2, 4, 8, 16). Returns a host pointer to the operand: RAM
+ * itself where it is contiguous RAM (then use a host atomic instruction for LOCK), or a copy in
+ * rmw->bounce otherwise (rmw->bounced; done under the VM's split lock, all other vCPUs excluded
+ * if @locked). soft_rmw_end writes a bounced operand back. No fault can come after begin.
+ */
+typedef struct SoftRmw {
+    uint64_t linear;
+    unsigned size;
+    bool bounced, locked;
+    _Alignas(16) uint8_t bounce[16];
+} SoftRmw;
+
 struct SoftCpu {
     Vcpu vcpu; /* first */
 
@@ -215,6 +228,8 @@ struct SoftCpu {
     uint32_t fault_error;
 
     SoftTlbEntry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
+
+    SoftRmw rmw; /* of the instruction in execution: a local one would forbid the tail call */
 
     struct SoftMmu *mmu_private;     /* mmu.c: instruction TLB, flush requests */
     struct SoftSystem *system;       /* MSRs and other rarely used state (system.h) */
@@ -290,18 +305,7 @@ void soft_store_bytes(SoftCpu *cpu, uint64_t linear, const void *from, unsigned 
 /* Faults if a store of @size bytes there would; changes nothing but accessed/dirty bits. */
 void soft_probe_store(SoftCpu *cpu, uint64_t linear, unsigned size);
 
-/*
- * A read-modify-write operand (size 1, 2, 4, 8, 16). Returns a host pointer to the operand: RAM
- * itself where it is contiguous RAM (then use a host atomic instruction for LOCK), or a copy in
- * rmw->bounce otherwise (rmw->bounced; done under the VM's split lock, all other vCPUs excluded
- * if @locked). soft_rmw_end writes a bounced operand back. No fault can come after begin.
- */
-typedef struct SoftRmw {
-    uint64_t linear;
-    unsigned size;
-    bool bounced, locked;
-    _Alignas(16) uint8_t bounce[16];
-} SoftRmw;
+/* See SoftRmw. */
 void *soft_rmw_begin(SoftCpu *cpu, SoftRmw *rmw, uint64_t linear, unsigned size, bool locked);
 void soft_rmw_end(SoftCpu *cpu, SoftRmw *rmw);
 

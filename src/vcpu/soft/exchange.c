@@ -12,12 +12,11 @@
     }                                                                                              \
     static void xchg_mem_##bits(SoftCpu *cpu, const SoftOp *op)                                    \
     {                                                                                              \
-        SoftRmw rmw;                                                                               \
-        uint##bits##_t *p = slow_rmw(cpu, op, &rmw, bits / 8, true);                               \
+        uint##bits##_t *p = slow_rmw(cpu, op, &cpu->rmw, bits / 8, true);                               \
         uint##bits##_t v = get##bits(cpu, op->reg);                                                \
         __asm__ volatile("xchg" suffix " %0, %1" : "+" rc(v), "+m"(*p) : : "memory");              \
         set##bits(cpu, op->reg, v);                                                                \
-        soft_rmw_end(cpu, &rmw);                                                                   \
+        soft_rmw_end(cpu, &cpu->rmw);                                                                   \
         SOFT_NEXT_STORED(cpu, op);                                                                 \
     }                                                                                              \
     static void xadd_##bits(SoftCpu *cpu, const SoftOp *op)                                        \
@@ -32,9 +31,8 @@
     }                                                                                              \
     static void xadd_mem_##bits(SoftCpu *cpu, const SoftOp *op)                                    \
     {                                                                                              \
-        SoftRmw rmw;                                                                               \
         bool locked = op->flags & SOFT_OP_LOCK;                                                    \
-        uint##bits##_t *p = slow_rmw(cpu, op, &rmw, bits / 8, locked);                             \
+        uint##bits##_t *p = slow_rmw(cpu, op, &cpu->rmw, bits / 8, locked);                             \
         uint##bits##_t s = get##bits(cpu, op->reg);                                                \
         uint32_t f = 0;                                                                            \
         if (locked)                                                                                \
@@ -49,7 +47,7 @@
                              : "cc", "memory");                                                    \
         cpu->arith = f;                                                                            \
         set##bits(cpu, op->reg, s);                                                                \
-        soft_rmw_end(cpu, &rmw);                                                                   \
+        soft_rmw_end(cpu, &cpu->rmw);                                                                   \
         SOFT_NEXT_STORED(cpu, op);                                                                 \
     }                                                                                              \
     /* The accumulator is AL/AX/EAX/RAX; returns it, the new flags in *f. */                       \
@@ -77,25 +75,25 @@
      * the other keeps it (so the host does; the write is skipped here likewise). */               \
     static void cmpxchg_##bits(SoftCpu *cpu, const SoftOp *op)                                     \
     {                                                                                              \
-        uint##bits##_t d = get##bits(cpu, op->rm), s = get##bits(cpu, op->reg);                    \
+        uint##bits##_t *d = (uint##bits##_t *)cpu->rmw.bounce, s = get##bits(cpu, op->reg);        \
         uint##bits##_t a = (uint##bits##_t)cpu->gpr[GPR_RAX];                                      \
-        a = cmpxchg_do_##bits(&d, a, s, false, &cpu->arith);                                       \
+        *d = get##bits(cpu, op->rm);                                                               \
+        a = cmpxchg_do_##bits(d, a, s, false, &cpu->arith);                                        \
         if (cpu->arith & ARITH_ZF)                                                                 \
-            set##bits(cpu, op->rm, d);                                                             \
+            set##bits(cpu, op->rm, *d);                                                            \
         else                                                                                       \
             set##bits(cpu, GPR_RAX, a);                                                            \
         SOFT_NEXT(cpu, op);                                                                        \
     }                                                                                              \
     static void cmpxchg_mem_##bits(SoftCpu *cpu, const SoftOp *op)                                 \
     {                                                                                              \
-        SoftRmw rmw;                                                                               \
         bool locked = op->flags & SOFT_OP_LOCK;                                                    \
-        uint##bits##_t *p = slow_rmw(cpu, op, &rmw, bits / 8, locked);                             \
+        uint##bits##_t *p = slow_rmw(cpu, op, &cpu->rmw, bits / 8, locked);                             \
         uint##bits##_t a = (uint##bits##_t)cpu->gpr[GPR_RAX];                                      \
         a = cmpxchg_do_##bits(p, a, get##bits(cpu, op->reg), locked, &cpu->arith);                 \
         if (!(cpu->arith & ARITH_ZF))                                                              \
             set##bits(cpu, GPR_RAX, a);                                                            \
-        soft_rmw_end(cpu, &rmw);                                                                   \
+        soft_rmw_end(cpu, &cpu->rmw);                                                                   \
         SOFT_NEXT_STORED(cpu, op);                                                                 \
     }
 
@@ -106,9 +104,8 @@ EXCHANGE(64, "q", "r")
 
 static void cmpxchg8b(SoftCpu *cpu, const SoftOp *op)
 {
-    SoftRmw rmw;
     bool locked = op->flags & SOFT_OP_LOCK, equal;
-    uint64_t *p = slow_rmw(cpu, op, &rmw, 8, locked);
+    uint64_t *p = slow_rmw(cpu, op, &cpu->rmw, 8, locked);
     uint64_t old = (uint64_t)get32(cpu, GPR_RDX) << 32 | get32(cpu, GPR_RAX);
     uint64_t new = (uint64_t)get32(cpu, GPR_RCX) << 32 | get32(cpu, GPR_RBX);
 
@@ -118,20 +115,19 @@ static void cmpxchg8b(SoftCpu *cpu, const SoftOp *op)
         set32(cpu, GPR_RAX, (uint32_t)old);
         set32(cpu, GPR_RDX, (uint32_t)(old >> 32));
     }
-    soft_rmw_end(cpu, &rmw);
+    soft_rmw_end(cpu, &cpu->rmw);
     SOFT_NEXT_STORED(cpu, op);
 }
 
 static void cmpxchg16b(SoftCpu *cpu, const SoftOp *op)
 {
-    SoftRmw rmw;
     bool locked = op->flags & SOFT_OP_LOCK, equal;
     uint64_t *p, a = cpu->gpr[GPR_RAX], d = cpu->gpr[GPR_RDX];
 
     cpu->op = op;
     if (soft_operand(cpu, op, 16, SOFT_WRITE) & 15)
         soft_raise_error(cpu, EXC_GP, 0);
-    p = slow_rmw(cpu, op, &rmw, 16, locked);
+    p = slow_rmw(cpu, op, &cpu->rmw, 16, locked);
     __asm__ volatile("lock cmpxchg16b %0"
                      : "+m"(*(unsigned __int128 *)p), "+a"(a), "+d"(d), "=@ccz"(equal)
                      : "b"(cpu->gpr[GPR_RBX]), "c"(cpu->gpr[GPR_RCX])
@@ -141,7 +137,7 @@ static void cmpxchg16b(SoftCpu *cpu, const SoftOp *op)
         cpu->gpr[GPR_RAX] = a;
         cpu->gpr[GPR_RDX] = d;
     }
-    soft_rmw_end(cpu, &rmw);
+    soft_rmw_end(cpu, &cpu->rmw);
     SOFT_NEXT_STORED(cpu, op);
 }
 

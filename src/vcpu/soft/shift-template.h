@@ -30,10 +30,9 @@
     }                                                                                              \
     static COLD void F(name##_m##form##_slow)(SoftCpu * cpu, const SoftOp *op)                     \
     {                                                                                              \
-        SoftRmw rmw;                                                                               \
-        T *p = slow_rmw(cpu, op, &rmw, SIZE, false);                                               \
+        T *p = slow_rmw(cpu, op, &cpu->rmw, SIZE, false);                                               \
         *p = F(name##_do)(cpu, *p, (uint8_t)(count));                                              \
-        soft_rmw_end(cpu, &rmw);                                                                   \
+        soft_rmw_end(cpu, &cpu->rmw);                                                                   \
         SOFT_NEXT_STORED(cpu, op);                                                                 \
     }                                                                                              \
     static void F(name##_m##form)(SoftCpu * cpu, const SoftOp *op)                                 \
@@ -79,10 +78,9 @@ SHIFT(sar)
     static void F(name##_m)(SoftCpu * cpu, const SoftOp *op)                                       \
     {                                                                                              \
         uint8_t count = op->sub ? (uint8_t)cpu->gpr[GPR_RCX] : (uint8_t)op->imm;                   \
-        SoftRmw rmw;                                                                               \
-        T *p = slow_rmw(cpu, op, &rmw, SIZE, false);                                               \
+        T *p = slow_rmw(cpu, op, &cpu->rmw, SIZE, false);                                               \
         *p = F(name##_do)(cpu, *p, GET(cpu, op->reg), count);                                      \
-        soft_rmw_end(cpu, &rmw);                                                                   \
+        soft_rmw_end(cpu, &cpu->rmw);                                                                   \
         SOFT_NEXT_STORED(cpu, op);                                                                 \
     }
 
