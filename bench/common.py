@@ -11,7 +11,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("BUILD", ROOT / "build"))
 GUEST = BUILD / "guest"
-VMM = BUILD / "bin" / "lodge-vmm"
+VMM = BUILD / "src" / "bin" / "lodge-vmm"
 QEMU = shutil.which("qemu-system-x86_64")
 
 

@@ -142,9 +142,9 @@ def main():
         if isolated:
             start_dns(folder)
         image = os.path.join(folder, "overlay.qcow2")
-        subprocess.run([BUILD / "bin" / "lodge-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", image], check=True)
+        subprocess.run([BUILD / "src" / "bin" / "lodge-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", image], check=True)
         qmp = os.path.join(folder, "qmp")
-        session = Session([str(BUILD / "bin" / "lodge"), "run", domain(folder, int(sys.argv[1]), image), "--console", "stdio",
+        session = Session([str(BUILD / "src" / "bin" / "lodge"), "run", domain(folder, int(sys.argv[1]), image), "--console", "stdio",
                            "--qmp", qmp], qmp, LIMIT_S)
         try:
             digest = in_guest(session, isolated, "--full" in sys.argv)
