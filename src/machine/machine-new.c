@@ -34,13 +34,8 @@ static bool populate(Machine *m, GError **err)
                           m->config->board);
     if (!machine_host_open(m, err) || !board_q35_init(m, err) || !create_devices(m, err))
         return false;
-    if (m->config->kernel) {
-        m->boot = board_boot_open(m, err);
-        return m->boot != NULL;
-    }
-    if (m->config->initrd || (m->config->cmdline && *m->config->cmdline))
-        return lodge_fail(err, LODGE_ERROR_INVALID, "an initrd or a command line needs a kernel");
-    return true;
+    m->boot = board_boot_open(m, err);
+    return m->boot != NULL;
 }
 
 Machine *machine_new(const MachineConfig *config, GError **err)
