@@ -282,14 +282,14 @@ static void finish(Encoder *e)
 
 static void prefixes(Encoder *e, bool vex)
 {
-    if (diff_chance(8)) {
+    if (!e->code32 && diff_chance(8)) {
         e->gs = true;
         put(e, 0x65);
     } else if (diff_chance(3)) {
         static const uint8_t ignored[] = {0x2e, 0x36, 0x3e, 0x26};
         put(e, ignored[diff_below(4)]);
     }
-    if (diff_chance(8)) {
+    if (!e->code32 && diff_chance(8)) {
         e->address32 = true;
         put(e, 0x67);
     }
@@ -346,7 +346,7 @@ static void register_operand(Encoder *e, unsigned reg)
 
 /* ---- integer rows ----------------------------------------------------------------------------- */
 
-static unsigned immediate_bytes(const SoftOpcode *o, bool size16, bool w, bool address32)
+static unsigned immediate_bytes(const SoftOpcode *o, bool size16, bool w, bool address32, bool code32)
 {
     switch (o->imm) {
     case IMM_B:
@@ -358,7 +358,7 @@ static unsigned immediate_bytes(const SoftOpcode *o, bool size16, bool w, bool a
     case IMM_Z:
         return size16 && !w ? 2 : 4;
     case IMM_JZ:
-        return 4;
+        return code32 && size16 ? 2 : 4;
     case IMM_V:
         return w ? 8 : size16 ? 2 : 4;
     case IMM_MOFFS:
@@ -416,8 +416,10 @@ static void generate_integer(Encoder *e, const SoftOpcode *o)
         put(e, 0xf0);
     if (vex) {
         random_rex(e, 100);
+        if (e->code32)
+            e->rex &= 8;
         put_vex(e, o->map, (unsigned)MAX(o->prefix, 0),
-                (o->flags & OPC_VVVV) ? (unsigned)diff_below(16) : diff_chance(2) ? 3 : 0,
+                (o->flags & OPC_VVVV) ? (unsigned)diff_below(e->code32 ? 8 : 16) : diff_chance(2) ? 3 : 0,
                 diff_chance(2));
     } else {
         bool wants66 = !no66 && diff_chance(25);
@@ -447,15 +449,15 @@ static void generate_integer(Encoder *e, const SoftOpcode *o)
     }
     put(e, opcode);
     bool w = e->use_rex && (e->rex & 8);
-    e->immediate_size = immediate_bytes(o, size16, w, e->address32 != e->code32);
+    e->immediate_size = immediate_bytes(o, size16, w, e->address32 || e->code32, e->code32);
     integer_state(e, o);
     if (o->modrm >= 0) {
         e->has_modrm = true;
         e->modrm = (uint8_t)o->modrm;
     } else if (o->flags & OPC_MODRM) {
         memory = (o->flags & OPC_MEM) || (!(o->flags & OPC_REG) && diff_chance(60));
-        if (diff_chance(1))
-            memory = !memory;
+        if (o->map != 1 || o->opcode != 0xae) /* those rows' other forms save state */
+            memory ^= diff_chance(1);
         if (memory)
             memory_operand(e, reg, diff_address(), false);
         else
@@ -497,10 +499,10 @@ static void generate_vector(Encoder *e, const DiffRow *row)
     random_rex(e, row->vex ? 100 : 50);
     if (row->vex) {
         bool uses = (v->flags & (VO_NDS | VO_NDD)) || ((v->flags & VO_NDS_REG) && !memory);
-        unsigned vvvv = uses ? (unsigned)diff_below(16) : diff_chance(1) ? 5 : 0;
+        unsigned vvvv = uses ? (unsigned)diff_below(e->code32 ? 8 : 16) : diff_chance(1) ? 5 : 0;
         if (e->code32)
             e->rex &= 8;
-        if ((v->flags & VO_W0) && diff_chance(98))
+        if (((v->flags & VO_W0) && diff_chance(98)) || (e->code32 && (v->flags & VO_RM_GPR)))
             e->rex &= ~8u;
         if (v->flags & VO_W1) /* AMD accepts W0 of some */
             e->rex |= 8;
@@ -586,6 +588,8 @@ static void generate_state(Encoder *e, const DiffRow *row)
     prefixes(e, row->vex);
     random_rex(e, row->vex ? 100 : 50);
     if (row->vex) {
+        if (e->code32)
+            e->rex &= 8;
         put_vex(e, 1, 0, diff_chance(2) ? 1 : 0, diff_chance(2));
         e->use_rex = true;
     } else {
@@ -622,12 +626,22 @@ static void generate_state(Encoder *e, const DiffRow *row)
     finish(e);
 }
 
-void diff_generate(DiffCase *c, DiffRow *row)
+/* In compatibility mode the upper halves are not seen, and undefined after it. */
+static void narrow_registers(DiffState *s)
 {
-    Encoder e = {.c = c};
+    for (unsigned i = 0; i < 16; i++)
+        s->gpr[i] = i < 8 ? (uint32_t)s->gpr[i] : 0;
+}
+
+void diff_generate(DiffCase *c, DiffRow *row, bool code32)
+{
+    Encoder e = {.c = c, .code32 = code32};
     memset(c, 0, sizeof(*c));
     c->row = row;
+    c->code32 = code32;
     random_state_fill(&c->in, row->kind != DIFF_INTEGER);
+    if (code32)
+        narrow_registers(&c->in);
     switch (row->kind) {
     case DIFF_INTEGER:
         generate_integer(&e, row->integer);
@@ -643,4 +657,6 @@ void diff_generate(DiffCase *c, DiffRow *row)
         generate_state(&e, row);
         break;
     }
+    if (code32)
+        narrow_registers(&c->in);
 }

@@ -31,7 +31,6 @@ static void (*case_done)(const DiffCase *, DiffResult *);
 static const DiffCase *current;
 static unsigned steps;
 static greg_t own_csgsfs;
-static ucontext_t *leave_context;
 static greg_t leave_gregs[NGREG];
 static uint8_t leave_fx[AVX_OFFSET + 256];
 
@@ -74,6 +73,8 @@ void diff_host_init(void)
             *p = 0xcc;
     }
     close(fd);
+    /* For compatibility mode; 64-bit code does not use them. */
+    __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(0x2b));
     if (syscall(SYS_arch_prctl, ARCH_SET_GS, DIFF_GS_BASE))
         die("arch_prctl");
 }
@@ -142,7 +143,6 @@ static void on_signal(int number, siginfo_t *info, void *context)
         memcpy(leave_gregs, uc->uc_mcontext.gregs, sizeof(leave_gregs));
         memcpy(leave_fx, uc->uc_mcontext.fpregs, sizeof(leave_fx));
         own_csgsfs = uc->uc_mcontext.gregs[REG_CSGSFS];
-        leave_context = uc;
         next_into(uc);
         return;
     }

@@ -11,7 +11,7 @@ static GArray *rows;
 /* Instructions that user mode cannot execute, or whose result says something about the machine. */
 static bool integer_testable(const SoftOpcode *o)
 {
-    if (o->flags & (OPC_SYSTEM | OPC_NONDET | OPC_NO64))
+    if (o->flags & (OPC_SYSTEM | OPC_NONDET))
         return false;
     return !o->feature || ((const bool *)&soft_features)[o->feature - 1];
 }

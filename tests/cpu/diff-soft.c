@@ -16,6 +16,7 @@
 
 static uint8_t *ram;
 static SoftCpu *cpu;
+static VcpuSegment segments[2][SEG_COUNT]; /* 64-bit and compatibility mode */
 static unsigned cases;
 
 static uint32_t page_gpa(unsigned page)
@@ -74,7 +75,7 @@ static void initial_state(VcpuState *s)
     set_segment(&s->seg[SEG_SS], 0x2b, 0xc0f3);
     for (unsigned i = 0; i < SEG_COUNT; i++)
         if (i != SEG_CS && i != SEG_SS)
-            set_segment(&s->seg[i], 0, SEG_ATTR_UNUSABLE);
+            set_segment(&s->seg[i], i < SEG_FS ? 0x2b : 0, i < SEG_FS ? 0xc0f3 : SEG_ATTR_UNUSABLE);
     s->seg[SEG_GS].base = DIFF_GS_BASE;
 }
 
@@ -100,10 +101,14 @@ void diff_soft_init(void)
     initial_state(&state);
     if (!vcpu_engine_soft.set_state(&cpu->vcpu, &state, &err))
         fail(err);
+    memcpy(segments[0], cpu->seg, sizeof(segments[0]));
+    memcpy(segments[1], cpu->seg, sizeof(segments[1]));
+    set_segment(&segments[1][SEG_CS], 0x23, 0xc0fb);
 }
 
-static void state_in(const DiffState *s)
+static void state_in(const DiffState *s, bool code32)
 {
+    memcpy(cpu->seg, segments[code32], sizeof(cpu->seg));
     memcpy(cpu->gpr, s->gpr, sizeof(cpu->gpr));
     cpu->rip = s->rip;
     soft_rflags_set(cpu, s->rflags);
@@ -160,7 +165,7 @@ void diff_soft_run(const DiffCase *c, DiffResult *result)
     }
     if (diff_chance(20))
         soft_tlb_flush(cpu, true);
-    state_in(&c->in);
+    state_in(&c->in, c->code32);
     memset(result, 0, sizeof(*result));
     /* Something is pending, so that branches and stores return instead of going on. */
     atomic_store(&cpu->pending, c->repeats ? 0 : SOFT_PENDING_KICK);

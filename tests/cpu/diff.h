@@ -74,8 +74,8 @@ extern DiffRow *diff_rows;
 extern unsigned diff_row_count;
 void diff_rows_init(void);
 
-/* diff-generate.c: makes the next case for @row. */
-void diff_generate(DiffCase *c, DiffRow *row);
+/* diff-generate.c: makes the next case for @row, in 64-bit or in compatibility mode. */
+void diff_generate(DiffCase *c, DiffRow *row, bool code32);
 /* An address worth accessing. */
 uint64_t diff_address(void);
 

@@ -223,6 +223,7 @@ void soft_probe_as(SoftCpu *cpu, unsigned mmu, uint64_t linear, unsigned size, u
     uint64_t fault;
     uint32_t error;
     check_address(cpu, linear, size);
+    check_alignment(cpu, mmu, linear, size);
     if (!pieces_try(cpu, mmu, linear, size, access, &p, &fault, &error))
         soft_raise_pf(cpu, fault, error);
 }

@@ -229,7 +229,7 @@ static void narrow_operands(const VectorRow *row, SoftOp *op)
     op->vvvv &= 7;
     if (row->flags & VO_IS4)
         op->imm &= 0x7f;
-    if (row->flags & (VO_REG_GPR | VO_RM_GPR))
+    if (row->flags & (VO_REG_GPR | VO_RM_GPR | VO_LENGTHS))
         op->flags &= (uint8_t)~SOFT_OP_W;
 }
 
