@@ -184,6 +184,8 @@ void pit_set_replaced(Machine *m, bool replaced)
     if (!pit || pit->replaced == replaced)
         return;
     pit->replaced = replaced;
+    if (replaced)
+        machine_set_gsi(m, 0, false);
     update_irq(pit);
 }
 

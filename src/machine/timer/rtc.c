@@ -226,6 +226,8 @@ void rtc_set_replaced(Machine *m, bool replaced)
     if (!rtc || rtc->replaced == replaced)
         return;
     rtc->replaced = replaced;
+    if (replaced)
+        machine_set_gsi(m, RTC_IRQ, false);
     rtc_update(rtc);
 }
 
