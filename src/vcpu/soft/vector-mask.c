@@ -33,7 +33,7 @@ static unsigned maskmov_size(const SoftOp *op)
     return op->flags & SOFT_OP_W ? 8 : 4;
 }
 
-static void maskmov_load(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void maskmov_load_body(SoftCpu *cpu, const SoftOp *op)
 {
     unsigned size = maskmov_size(op), count = op->size / size;
     const uint8_t *mask = cpu->fpu.ymm[op->vvvv];
@@ -48,10 +48,15 @@ static void maskmov_load(SoftCpu *cpu, const SoftOp *op)
         memcpy(result + i * size, &v, size);
     }
     memcpy(cpu->fpu.ymm[op->reg], result, 32);
+}
+
+static void maskmov_load(SoftCpu *cpu, const SoftOp *op)
+{
+    maskmov_load_body(cpu, op);
     SOFT_NEXT(cpu, op);
 }
 
-static void maskmov_store(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void maskmov_store_body(SoftCpu *cpu, const SoftOp *op)
 {
     unsigned size = maskmov_size(op), count = op->size / size;
     const uint8_t *mask = cpu->fpu.ymm[op->vvvv], *from = cpu->fpu.ymm[op->reg];
@@ -67,6 +72,11 @@ static void maskmov_store(SoftCpu *cpu, const SoftOp *op)
     for (unsigned i = 0; i < count; i++)
         if (element_masked_in(mask, i, size))
             soft_store_bytes(cpu, linear[i], from + i * size, size);
+}
+
+static void maskmov_store(SoftCpu *cpu, const SoftOp *op)
+{
+    maskmov_store_body(cpu, op);
     VECTOR_NEXT_STORED(cpu, op);
 }
 
@@ -85,14 +95,19 @@ static void masked_bytes(SoftCpu *cpu, const SoftOp *op, const uint8_t *from, co
             soft_store8(cpu, linear + i, from[i]);
 }
 
-static void maskmovdqu(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void maskmovdqu_body(SoftCpu *cpu, const SoftOp *op)
 {
     cpu->op = op;
     masked_bytes(cpu, op, cpu->fpu.ymm[op->reg], cpu->fpu.ymm[op->rm], 16);
+}
+
+static void maskmovdqu(SoftCpu *cpu, const SoftOp *op)
+{
+    maskmovdqu_body(cpu, op);
     VECTOR_NEXT_STORED(cpu, op);
 }
 
-static void maskmovq(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void maskmovq_body(SoftCpu *cpu, const SoftOp *op)
 {
     SoftFpu *f = &cpu->fpu;
     cpu->op = op;
@@ -100,6 +115,11 @@ static void maskmovq(SoftCpu *cpu, const SoftOp *op)
     x87_enter_mmx(f);
     masked_bytes(cpu, op, f->fxsave + FX_ST + (op->reg & 7) * 16,
                  f->fxsave + FX_ST + (op->rm & 7) * 16, 8);
+}
+
+static void maskmovq(SoftCpu *cpu, const SoftOp *op)
+{
+    maskmovq_body(cpu, op);
     VECTOR_NEXT_STORED(cpu, op);
 }
 
@@ -114,7 +134,7 @@ static unsigned gather_index_register(const SoftOp *op)
  * Elements are done one after the other; a fault leaves those done in the destination with their
  * masks cleared, so that the instruction goes on where it stopped (SDM vol. 2, VPGATHERDD).
  */
-static void gather(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void gather_body(SoftCpu *cpu, const SoftOp *op)
 {
     unsigned size = op->flags & SOFT_OP_W ? 8 : 4, index_size = op->opcode & 1 ? 8 : 4;
     unsigned count = op->size / MAX(size, index_size);
@@ -141,6 +161,11 @@ static void gather(SoftCpu *cpu, const SoftOp *op)
     }
     memset(to + count * size, 0, 32 - count * size);
     memset(mask, 0, 32);
+}
+
+static void gather(SoftCpu *cpu, const SoftOp *op)
+{
+    gather_body(cpu, op);
     SOFT_NEXT(cpu, op);
 }
 

@@ -171,6 +171,12 @@ void x87_initialize(SoftFpu *f);
 bool xsave_decode(SoftCpu *cpu, uint32_t mode, SoftOp *op);
 
 /*
+ * A handler ends in a tail call, which it cannot do while it has locals whose address was taken:
+ * the body of such an instruction is a function of its own.
+ */
+#define VECTOR_OUTLINE __attribute__((noinline))
+
+/*
  * The end of a handler that stored: the store may have changed instructions that follow in this
  * block (SOFT_PENDING_LOOP is set then), so the block ends if anything is pending.
  */

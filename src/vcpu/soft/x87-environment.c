@@ -136,7 +136,7 @@ static bool wide_layout(const SoftOp *op)
     return op->size != 2;
 }
 
-static void x87_fnstenv(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void x87_fnstenv_body(SoftCpu *cpu, const SoftOp *op)
 {
     uint8_t image[28];
     unsigned size = environment_pack(cpu, wide_layout(op), image);
@@ -144,10 +144,15 @@ static void x87_fnstenv(SoftCpu *cpu, const SoftOp *op)
     soft_store_bytes(cpu, linear, image, size);
     fpu_set16(&cpu->fpu, FX_FCW, fpu_u16(&cpu->fpu, FX_FCW) | 0x3f);
     x87_update_summary(&cpu->fpu);
+}
+
+static void x87_fnstenv(SoftCpu *cpu, const SoftOp *op)
+{
+    x87_fnstenv_body(cpu, op);
     VECTOR_NEXT_STORED(cpu, op);
 }
 
-static void x87_fldenv(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void x87_fldenv_body(SoftCpu *cpu, const SoftOp *op)
 {
     uint8_t image[28];
     unsigned size = wide_layout(op) ? 28 : 14;
@@ -162,10 +167,15 @@ static void x87_fldenv(SoftCpu *cpu, const SoftOp *op)
     memcpy(st, cpu->fpu.fxsave + FX_ST, sizeof(st));
     for (unsigned i = 0; i < 8; i++)
         memcpy(cpu->fpu.fxsave + FX_ST + i * 16, st[(i + shift) & 7], 16);
+}
+
+static void x87_fldenv(SoftCpu *cpu, const SoftOp *op)
+{
+    x87_fldenv_body(cpu, op);
     SOFT_NEXT(cpu, op);
 }
 
-static void x87_fnsave(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void x87_fnsave_body(SoftCpu *cpu, const SoftOp *op)
 {
     uint8_t image[28 + 80];
     unsigned size = environment_pack(cpu, wide_layout(op), image);
@@ -174,10 +184,15 @@ static void x87_fnsave(SoftCpu *cpu, const SoftOp *op)
     uint64_t linear = vector_linear(cpu, op, size, SOFT_WRITE);
     soft_store_bytes(cpu, linear, image, size);
     x87_initialize(&cpu->fpu);
+}
+
+static void x87_fnsave(SoftCpu *cpu, const SoftOp *op)
+{
+    x87_fnsave_body(cpu, op);
     VECTOR_NEXT_STORED(cpu, op);
 }
 
-static void x87_frstor(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void x87_frstor_body(SoftCpu *cpu, const SoftOp *op)
 {
     uint8_t image[28 + 80];
     unsigned environment = wide_layout(op) ? 28 : 14, size = environment + 80;
@@ -190,6 +205,11 @@ static void x87_frstor(SoftCpu *cpu, const SoftOp *op)
         memcpy(st, image + environment + i * 10, 10);
         memset(st + 10, 0, 6);
     }
+}
+
+static void x87_frstor(SoftCpu *cpu, const SoftOp *op)
+{
+    x87_frstor_body(cpu, op);
     SOFT_NEXT(cpu, op);
 }
 

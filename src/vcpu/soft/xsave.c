@@ -105,7 +105,7 @@ static uint64_t area_linear(SoftCpu *cpu, const SoftOp *op, unsigned size, unsig
 
 /* ---- FXSAVE, FXRSTOR, MXCSR ---------------------------------------------------------------- */
 
-static void op_fxsave(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void op_fxsave_body(SoftCpu *cpu, const SoftOp *op)
 {
     uint8_t image[512];
     unsigned size = FX_XMM + vector_registers(cpu) * 16;
@@ -115,10 +115,15 @@ static void op_fxsave(SoftCpu *cpu, const SoftOp *op)
     xmm_pack(cpu, image);
     soft_probe_store(cpu, linear, 512);
     soft_store_bytes(cpu, linear, image, size);
+}
+
+static void op_fxsave(SoftCpu *cpu, const SoftOp *op)
+{
+    op_fxsave_body(cpu, op);
     VECTOR_NEXT_STORED(cpu, op);
 }
 
-static void op_fxrstor(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void op_fxrstor_body(SoftCpu *cpu, const SoftOp *op)
 {
     uint8_t image[512];
     uint64_t linear = area_linear(cpu, op, 512, 16, SOFT_READ);
@@ -128,6 +133,11 @@ static void op_fxrstor(SoftCpu *cpu, const SoftOp *op)
     fpu_set32(&cpu->fpu, FX_MXCSR, image_mxcsr(image));
     for (unsigned i = 0; i < vector_registers(cpu); i++)
         memcpy(cpu->fpu.ymm[i], image + FX_XMM + i * 16, 16);
+}
+
+static void op_fxrstor(SoftCpu *cpu, const SoftOp *op)
+{
+    op_fxrstor_body(cpu, op);
     SOFT_NEXT(cpu, op);
 }
 
@@ -246,7 +256,7 @@ static void op_xsaveopt(SoftCpu *cpu, const SoftOp *op)
 }
 
 /* A changed MXCSR counts as SSE in use (SDM vol. 1 13.10). */
-static void op_xsavec(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void op_xsavec_body(SoftCpu *cpu, const SoftOp *op)
 {
     check_osxsave(cpu, op);
     uint64_t wanted = requested(cpu), in_use = components_in_use(cpu);
@@ -257,6 +267,11 @@ static void op_xsavec(SoftCpu *cpu, const SoftOp *op)
     components_store(cpu, linear, saved, saved & SSE, op->flags & SOFT_OP_W);
     soft_store64(cpu, linear + XSAVE_HEADER, saved);
     soft_store64(cpu, linear + XSAVE_HEADER + 8, wanted | XCOMP_COMPACT);
+}
+
+static void op_xsavec(SoftCpu *cpu, const SoftOp *op)
+{
+    op_xsavec_body(cpu, op);
     VECTOR_NEXT_STORED(cpu, op);
 }
 
@@ -300,7 +315,7 @@ static void components_load(SoftCpu *cpu, const uint8_t *image, uint64_t wanted,
     }
 }
 
-static void op_xrstor(SoftCpu *cpu, const SoftOp *op)
+static VECTOR_OUTLINE void op_xrstor_body(SoftCpu *cpu, const SoftOp *op)
 {
     uint8_t image[XSAVE_SIZE];
     check_osxsave(cpu, op);
@@ -321,6 +336,11 @@ static void op_xrstor(SoftCpu *cpu, const SoftOp *op)
         soft_load_bytes(cpu, linear + XSAVE_AVX, image + XSAVE_AVX, XSAVE_SIZE - XSAVE_AVX);
     components_load(cpu, image, wanted, present, op->flags & SOFT_OP_W);
     fpu_set32(&cpu->fpu, FX_MXCSR, mxcsr);
+}
+
+static void op_xrstor(SoftCpu *cpu, const SoftOp *op)
+{
+    op_xrstor_body(cpu, op);
     SOFT_NEXT(cpu, op);
 }
 
