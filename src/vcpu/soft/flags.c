@@ -76,6 +76,10 @@ void soft_mode_update(SoftCpu *cpu)
     if ((cpu->rflags & FLAG_TF) || cpu->shadow || cpu->system->code_breakpoints ||
         cpu->system->single_once)
         mode |= SOFT_MODE_SINGLE;
+    /* The run loop must see the change before the next instruction. */
+    if ((mode & ~cpu->mode & SOFT_MODE_SINGLE) ||
+        ((cpu->rflags & FLAG_IF) && cpu->system->interrupt_waiting))
+        soft_pend(cpu, SOFT_PENDING_LOOP);
     cpu->mode = mode;
 
     if (cpu->cpl == 3)
