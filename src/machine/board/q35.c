@@ -51,7 +51,11 @@ static bool reset_boot(void *opaque, GError **err)
         return true;
     g_autofree VcpuState *state = g_new0(VcpuState, 1);
     vcpu_state_reset(state, 0);
-    return board_boot_load(m->boot, state, err) && m->engine->set_state(m->vcpus[0].vcpu, state, err);
+    if (!board_boot_load(m->boot, state, err))
+        return false;
+    /* Loading took time: the vCPUs' time-stamp counters were reset together and stay so. */
+    state->tsc = m->engine->tsc(m->vcpus[0].vcpu);
+    return m->engine->set_state(m->vcpus[0].vcpu, state, err);
 }
 
 /* RAM keeps its content over a reset, as in a real machine; what was translated from it is stale. */
