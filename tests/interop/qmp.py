@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """QMP as clients use it: qmp.py LODGE-VMM. With Debian's or PyPI's qemu.qmp where that is installed."""
+import os
 import socket
 import time
 
@@ -180,7 +181,8 @@ def queries(program):
         chardevs = {x["label"]: x for x in c.value("query-chardev")}
         assert chardevs["p0"]["filename"].startswith("pty:/dev/pts/"), chardevs
         assert chardevs["p0"]["frontend-open"] and not chardevs["n0"]["frontend-open"]
-        with open(chardevs["p0"]["filename"][4:], "r+b", buffering=0) as pty:
+        path = chardevs["p0"]["filename"][4:]
+        with open(os.open(path, os.O_RDWR | os.O_NOCTTY), "r+b", buffering=0) as pty:
             pty.write(b"echo?")
             got = b""
             while len(got) < 5:
