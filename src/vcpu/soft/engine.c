@@ -3,7 +3,6 @@
 #include "vcpu/soft/engine.h"
 
 #include <sys/mman.h>
-#include <time.h>
 #include <x86intrin.h>
 
 #include "base/error.h"
@@ -33,9 +32,6 @@ static VcpuVm *soft_vm_new(const VcpuVmConfig *config, GError **err)
     vm->retired_words = g_ptr_array_new_with_free_func(g_free);
     pthread_mutex_init(&vm->exclusive_lock, NULL);
     vm->tsc_offset = -(int64_t)__rdtsc();
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    vm->clock_wall_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     return &vm->vm;
 }
 
@@ -80,10 +76,7 @@ static bool vcpu_init(SoftCpu *cpu, GError **err)
         return false;
     vcpu_state_reset(state, cpu->vcpu.index);
     soft_fpu_reset(cpu);
-    if (!soft_set_state(&cpu->vcpu, state, err))
-        return false;
-    cpu->tsc_offset = soft_vm(cpu)->tsc_offset;
-    return true;
+    return soft_set_state(&cpu->vcpu, state, err);
 }
 
 static Vcpu *soft_vcpu_new(VcpuVm *base, unsigned index, GError **err)

@@ -5,7 +5,6 @@
  * structures are written once, when the guest asks.
  */
 #include <time.h>
-#include <x86intrin.h>
 
 #include "base/bytes.h"
 #include "vcpu/soft/vm.h"
@@ -40,18 +39,24 @@ void soft_pvclock_system_time(SoftCpu *cpu)
     int8_t shift;
     scale(vcpu_host_tsc_khz(), &mul, &shift);
     le32_put(raw, 2); /* version: even = complete */
-    le64_put(raw + 8, soft_vm(cpu)->clock_tsc);
-    le64_put(raw + 16, 0); /* system time at that TSC: both count from the VM's creation */
+    /* The system time was 0 when the TSC was, apart from what the guest has moved it by since. */
+    le64_put(raw + 8, cpu->system->msr.tsc_adjust);
+    le64_put(raw + 16, 0);
     le32_put(raw + 24, mul);
     raw[28] = (uint8_t)shift;
     raw[29] = FLAG_TSC_STABLE;
     soft_physical_write(soft_vm(cpu), gpa, raw, sizeof(raw));
 }
 
+/* The wall clock when the system time was 0. */
 void soft_pvclock_wall_clock(SoftCpu *cpu, uint64_t gpa)
 {
     uint8_t raw[12];
-    uint64_t wall = soft_vm(cpu)->clock_wall_ns;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t ticks = soft_tsc(cpu) - cpu->system->msr.tsc_adjust;
+    uint64_t up = (uint64_t)((unsigned __int128)ticks * 1000000u / vcpu_host_tsc_khz());
+    uint64_t wall = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec - up;
     le32_put(raw, 2);
     le32_put(raw + 4, (uint32_t)(wall / 1000000000u));
     le32_put(raw + 8, (uint32_t)(wall % 1000000000u));

@@ -2,6 +2,8 @@
 /* Between the engine-independent state of a vCPU and the software CPU's own; INIT. */
 #include "base/error.h"
 #include <inttypes.h>
+#include <stdlib.h>
+#include <x86intrin.h>
 
 #include "vcpu/soft/engine.h"
 #include "vcpu/soft/vm.h"
@@ -136,6 +138,21 @@ static void apply(SoftCpu *cpu, const VcpuState *st)
     soft_debug_update(cpu);
 }
 
+/*
+ * vCPUs are set one after the other, each with its TSC of that moment: those that come out within a
+ * second of each other are meant to tick alike.
+ */
+static void tsc_restore(SoftCpu *cpu, uint64_t tsc)
+{
+    SoftVm *vm = soft_vm(cpu);
+    int64_t adjust = (int64_t)cpu->system->msr.tsc_adjust;
+    int64_t offset = (int64_t)(tsc - __rdtsc()) - adjust;
+    if (llabs(offset - vm->tsc_offset) > (int64_t)vcpu_host_tsc_khz() * 1000)
+        vm->tsc_offset = offset;
+    cpu->tsc_offset = vm->tsc_offset + adjust;
+    soft_pvclock_system_time(cpu);
+}
+
 bool soft_set_state(Vcpu *vcpu, const VcpuState *st, GError **err)
 {
     SoftCpu *cpu = (SoftCpu *)vcpu;
@@ -145,12 +162,12 @@ bool soft_set_state(Vcpu *vcpu, const VcpuState *st, GError **err)
     apply(cpu, st);
     if (bus->cr8_write)
         bus->cr8_write(bus->opaque, vcpu->index, st->cr8 & 15);
-    cpu->tsc_offset += (int64_t)(st->tsc - soft_tsc(cpu));
     soft_msr_reset(cpu);
     for (unsigned i = 0; i < st->n_msr; i++)
         if (!soft_msr_restore(cpu, st->msr[i].index, st->msr[i].value))
             return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "this CPU has no MSR %#x, or not with "
                               "the value %#" PRIx64, st->msr[i].index, st->msr[i].value);
+    tsc_restore(cpu, st->tsc);
     soft_fpu_from_xsave(cpu, st->xsave);
     return true;
 }

@@ -285,6 +285,7 @@ static void tsc_write(SoftCpu *cpu, uint64_t v)
     uint64_t delta = v - soft_tsc(cpu);
     cpu->tsc_offset += (int64_t)delta;
     cpu->system->msr.tsc_adjust += delta;
+    soft_pvclock_system_time(cpu);
 }
 
 static bool write_vendor(uint32_t index)
@@ -357,6 +358,7 @@ bool soft_msr_write(SoftCpu *cpu, uint32_t index, uint64_t v)
     case MSR_TSC_ADJUST:
         cpu->tsc_offset += (int64_t)(v - m->tsc_adjust);
         m->tsc_adjust = v;
+        soft_pvclock_system_time(cpu);
         return true;
     case MSR_MCG_CTL:
         return false; /* MCG_CAP does not announce it */

@@ -68,9 +68,8 @@ struct SoftVm {
     pthread_mutex_t exclusive_lock;
     _Atomic(SoftCpu *) exclusive; /* the vCPU for whose sake all others wait, or NULL */
 
-    int64_t tsc_offset;     /* of every vCPU at its start: the guest's TSC counts from the VM's creation */
-    uint64_t clock_tsc;     /* the guest TSC and */
-    uint64_t clock_wall_ns; /* CLOCK_REALTIME when the paravirtual clock read 0 */
+    /* Of every vCPU whose guest did not move its TSC: they tick alike. Set by set_state. */
+    int64_t tsc_offset;
 };
 
 /* ---- rarely used state ------------------------------------------------------------------------- */
