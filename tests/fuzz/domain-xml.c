@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Domain XML from anywhere: refused, or parsed, written and parsed again to the same. */
+/*
+ * Domain XML from anywhere: refused, or parsed, written and parsed again to the same; and either
+ * refused at start or turned into a command line.
+ */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "config/domain.h"
+#include "launch/plan.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -23,6 +27,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     g_autofree char *second = domain_format(again);
     if (strcmp(first, second) != 0)
+        abort();
+    LaunchOptions options = {.terminal_console = true};
+    g_autoptr(LaunchPlan) plan = launch_plan_new(domain, &options, &err);
+    if (!plan != !!err)
         abort();
     return 0;
 }
