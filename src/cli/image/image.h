@@ -10,7 +10,7 @@ typedef struct ImageCommand {
     const char *usage;
 } ImageCommand;
 
-extern const ImageCommand image_create_command, image_info_command, image_check_command,
+extern const ImageCommand image_bench_command, image_create_command, image_info_command, image_check_command,
     image_convert_command, image_compare_command, image_map_command, image_resize_command,
     image_io_command;
 

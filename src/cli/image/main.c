@@ -6,13 +6,14 @@
 
 /* One row a command. */
 static const ImageCommand *const commands[] = {
-    &image_check_command,   &image_compare_command, &image_convert_command,
+    &image_bench_command,   &image_check_command,   &image_compare_command,
+    &image_convert_command,
     &image_create_command,  &image_info_command,    &image_io_command,
     &image_map_command,     &image_resize_command,
 };
 
 /* What qemu-img has besides. */
-static const char *const absent[] = {"amend", "bench",   "bitmap", "commit",
+static const char *const absent[] = {"amend", "bitmap", "commit",
                                      "dd",    "measure", "rebase", "snapshot"};
 
 static int help(void)
