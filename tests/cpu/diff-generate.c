@@ -256,7 +256,7 @@ static void memory_operand(Encoder *e, unsigned reg, uint64_t target, bool vsib)
             sum += s->gpr[index] << scale;
         s->gpr[base] = offset - sum;
     } else if (has_index) {
-        e->displacement = (int32_t)offset - (int32_t)(diff_below(64) << scale);
+        e->displacement = (int32_t)((uint32_t)offset - (uint32_t)(diff_below(64) << scale));
         s->gpr[index] = (offset - (uint64_t)(int64_t)e->displacement) >> scale;
     } else {
         e->displacement = (int32_t)offset; /* RIP relative: corrected when the length is known */

@@ -214,6 +214,13 @@ static void initial_state(VcpuState *s, unsigned mode, uint64_t seed)
     s->gpr[GPR_RSP] = mode % 8 >= 6 ? 0xf000 : STACK;
 }
 
+static void finish(void)
+{
+    timer_delete(timer);
+    vcpu_engine_soft.vcpu_free(vcpu);
+    vcpu_engine_soft.vm_free(vm);
+}
+
 static void start(void)
 {
     static const VcpuBus bus = {
@@ -234,6 +241,7 @@ static void start(void)
     vcpu = vcpu_engine_soft.vcpu_new(vm, 0, &err);
     if (!vcpu || timer_create(CLOCK_MONOTONIC, &event, &timer) || sigaction(SIGUSR2, &action, NULL))
         fail(err);
+    atexit(finish);
 }
 
 static void run(void)

@@ -199,8 +199,9 @@ static inline uint64_t vector_linear(SoftCpu *cpu, const SoftOp *op, unsigned si
 {
     uint64_t linear;
     cpu->op = op;
+    const uint64_t *gpr = cpu->gpr; /* and gpr_zero after it */
     if (__builtin_expect(op->plain, 1))
-        linear = (uint64_t)op->disp + cpu->gpr[op->base] + (cpu->gpr[op->index] << op->scale);
+        linear = (uint64_t)op->disp + gpr[op->base] + (gpr[op->index] << op->scale);
     else
         linear = soft_operand(cpu, op, size, access);
     if (__builtin_expect(op->spare[VS_ALIGN] && linear & (op->spare[VS_ALIGN] - 1u), 0))
