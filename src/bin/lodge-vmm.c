@@ -91,7 +91,7 @@ static int run(Machine *m, const VmmOptions *options, int signal_fd, Monitor *mo
     if ((!options->sandbox || vmm_sandbox_enter(has_user_network(options->config), err)) &&
         machine_start(m, err)) {
         if (options->verbose)
-            log_info("engine %s: %s", machine_engine_name(m), machine_engine_reason(m));
+            log_info("engine %s", machine_engine_reason(m)); /* "NAME: why" */
         status = machine_run(m);
         if (w.failed && status == 0)
             status = EXIT_FAILURE;
