@@ -55,6 +55,8 @@ bool block_create(const BlockCreate *create, GError **err)
     if (create->size > INT64_MAX - MIB(4))
         return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: an image of %" G_GUINT64_FORMAT " bytes",
                           create->path, create->size);
+    if (!format->create_check(create, err))
+        return false;
     g_autoptr(BlockFile) file = block_file_create(create->path, raw ? create->size : 0, err);
     return file && format->create(file, create, err);
 }

@@ -40,6 +40,8 @@ typedef struct BlockFormat {
     bool (*flush_is_plain)(BlockNode *node);
     /* For tools; NULL where the format has no such thing. */
     const char *const *create_options; /* names of `-o`, NULL-terminated */
+    /* Can such an image be? Asked before the file is touched. */
+    bool (*create_check)(const BlockCreate *create, GError **err);
     bool (*create)(BlockFile *file, const BlockCreate *create, GError **err);
     void (*info)(BlockNode *node, BlockInfo *info);
     bool (*check)(BlockNode *node, BlockCheck *check, GError **err);

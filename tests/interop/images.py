@@ -214,6 +214,29 @@ def resized():
         tap.run([LODGE, "resize", path, "1M"], 1)
 
 
+def bad_options():
+    """A new image that cannot be leaves the file of that name alone."""
+    with tempfile.TemporaryDirectory(prefix="lodge-images-") as tmp:
+        path = pathlib.Path(tmp) / "image"
+        path.write_text("precious")
+        for fmt, options, word in (("qcow2", ["-o", "cluster_size=1000"], "Cluster size"),
+                                   ("qcow2", ["-o", "refcount_bits=3"], "Refcount width"),
+                                   ("qcow2", ["-o", "compat=0.10,refcount_bits=8"], "1.1"),
+                                   ("qcow2", ["-o", "compression_type=lzma"], "lzma"),
+                                   ("qcow2", ["-o", "encryption=on"], "encryption"),
+                                   ("qcow2", ["-o", "preallocation=full"], "full"),
+                                   ("qcow2", ["-b", "nowhere", "-F", "raw"], "nowhere"),
+                                   ("qcow2", ["-b", path], "backing format"),
+                                   ("raw", ["-o", "cluster_size=4k"], "cluster_size"),
+                                   ("raw", ["-u", "-b", "x", "-F", "raw"], "backing"),
+                                   ("vdi", [], "vdi")):
+            said = tap.run([LODGE, "create", "-q", "-f", fmt, *options, path, "1M"], 1)
+            tap.check(word in said, f"no '{word}' in: {said}")
+            tap.check(path.read_text() == "precious", f"{options}: the file was overwritten")
+        for argv in (["snapshot", "-l", path], ["rebase", path], ["info", "--image-opts", path], ["nonsense"], []):
+            tap.run([LODGE, *argv], 1)
+
+
 def patched(path, offset, data):
     with open(path, "r+b") as f:
         f.seek(offset)
@@ -343,7 +366,7 @@ def main():
     tap.need("qemu-img", "qemu-io")
     print(f"# LODGE_SEED={SEED}")
     tests = [("shape-" + s[0], functools.partial(shape, *s)) for s in SHAPES]
-    tests += [(f.__name__, f) for f in (created, resized, refused, chains, dirty_and_corrupt, repairs, queued)]
+    tests += [(f.__name__, f) for f in (created, bad_options, resized, refused, chains, dirty_and_corrupt, repairs, queued)]
     tap.main(tests)
 
 

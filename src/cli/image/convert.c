@@ -4,6 +4,7 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define CHUNK    (2u << 20)
 #define SPARSE_DEFAULT 4096u
@@ -145,7 +146,10 @@ static bool make_target(Convert *c, GPtrArray *texts)
         return image_fail("%s: error while converting %s: %s", c->target, c->target_format,
                           error->message),
                false;
-    c->target_is_zero = !create.preallocate_metadata || !strcmp(c->target_format, "qcow2");
+    /* A raw block device keeps what it held. */
+    struct stat st;
+    c->target_is_zero = strcmp(c->target_format, "raw") || stat(c->target, &st) < 0 ||
+                        !S_ISBLK(st.st_mode);
     return true;
 }
 

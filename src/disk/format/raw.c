@@ -78,6 +78,13 @@ static bool raw_flush_is_plain(BlockNode *node)
     return true;
 }
 
+static bool raw_create_check(const BlockCreate *create, GError **err)
+{
+    return !create->preallocate_metadata ||
+           lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                      "preallocation \"metadata\" is not supported for raw images; \"off\" is");
+}
+
 static bool raw_create(BlockFile *file, const BlockCreate *create, GError **err)
 {
     return true; /* block_file_create made it as long as it shall be */
@@ -108,6 +115,7 @@ const BlockFormat block_format_raw = {
     .fast_end = raw_fast_end,
     .flush_is_plain = raw_flush_is_plain,
     .create_options = raw_create_options,
+    .create_check = raw_create_check,
     .create = raw_create,
     .resize = raw_resize,
 };

@@ -220,6 +220,15 @@ static bool preallocate(BlockFile *file, const BlockCreate *c, GError **err)
     return result == 0 || lodge_fail_errno(err, -result, "%s: cannot extend the file", c->path);
 }
 
+bool qcow2_create_check(const BlockCreate *c, GError **err)
+{
+    Layout layout = {0};
+    if (!plan_layout(c, &layout, err))
+        return false;
+    g_autofree uint8_t *raw = g_malloc0((size_t)1 << layout.cluster_bits);
+    return build_header(c, &layout, raw, err);
+}
+
 bool qcow2_create(BlockFile *file, const BlockCreate *c, GError **err)
 {
     Layout layout = {0};

@@ -284,6 +284,7 @@ const BlockFormat block_format_qcow2 = {
     .fast_end = qcow2_fast_end,
     .flush_is_plain = qcow2_flush_is_plain,
     .create_options = qcow2_create_options,
+    .create_check = qcow2_create_check,
     .create = qcow2_create,
     .info = qcow2_info,
     .check = qcow2_check,
