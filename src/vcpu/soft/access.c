@@ -104,8 +104,7 @@ static void write_piece(SoftCpu *cpu, const SoftTranslation *t, const uint8_t *f
         return;
     }
     copy(t->page.host + (t->gpa & 0xfff), from, size);
-    if (soft_page_written(t->page.word))
-        soft_pend(cpu, SOFT_PENDING_LOOP);
+    soft_page_written(soft_vm(cpu), t->page.word);
 }
 
 /* ---- translation of whole accesses ---- */

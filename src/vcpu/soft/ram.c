@@ -38,16 +38,19 @@ uint32_t soft_page_generation(SoftVm *vm, uint64_t gpa)
     return atomic_load(page_word(vm, gpa));
 }
 
-bool soft_page_written(_Atomic uint32_t *word)
+void soft_page_written(SoftVm *vm, _Atomic uint32_t *word)
 {
     uint32_t old = atomic_load_explicit(word, memory_order_acquire);
     do {
         if (!(old & SOFT_WORD_PROTECTED))
-            return false;
+            return;
     } while (!atomic_compare_exchange_weak(
         word, &old, (old & ~(SOFT_WORD_PROTECTED | SOFT_WORD_SYNCED)) + SOFT_WORD_STEP));
     atomic_fetch_add(&soft_code_epoch, 1);
-    return true;
+    /* Blocks are linked to each other: every vCPU has to come out and look. */
+    for (unsigned i = 0; i < vm->vm.config.n_vcpus; i++)
+        if (vm->cpus[i])
+            soft_pend(vm->cpus[i], SOFT_PENDING_LOOP);
 }
 
 void soft_ram_dirty(VcpuVm *base, uint64_t gpa, uint64_t size)
@@ -60,7 +63,7 @@ void soft_ram_dirty(VcpuVm *base, uint64_t gpa, uint64_t size)
         const VcpuRamSlot *slot = &vm->vm.ram[i];
         uint64_t from = MAX(gpa, slot->gpa), to = MIN(end, slot->gpa + slot->size);
         for (uint64_t a = from & ~(uint64_t)0xfff; from < to && a < to; a += 4096)
-            soft_page_written(&vm->page_words[i][(a - slot->gpa) >> 12]);
+            soft_page_written(vm, &vm->page_words[i][(a - slot->gpa) >> 12]);
     }
 }
 
@@ -70,7 +73,7 @@ static void retire(SoftVm *vm, unsigned slot)
     if (!vm->page_words[slot])
         return;
     for (uint64_t i = 0; i < vm->vm.ram[slot].size >> 12; i++)
-        soft_page_written(&vm->page_words[slot][i]);
+        soft_page_written(vm, &vm->page_words[slot][i]);
     g_ptr_array_add(vm->retired_words, (void *)vm->page_words[slot]);
     vm->page_words[slot] = NULL;
 }
@@ -119,7 +122,7 @@ static bool physical(SoftVm *vm, uint64_t gpa, uint8_t *bytes, unsigned size, bo
             return false;
         if (write) {
             memcpy(page.host + (gpa & 0xfff), bytes, n);
-            soft_page_written(page.word);
+            soft_page_written(vm, page.word);
         } else {
             memcpy(bytes, page.host + (gpa & 0xfff), n);
         }

@@ -166,8 +166,8 @@ typedef struct SoftPage {
 #define SOFT_WORD_STEP 4u      /* the generation counts above the flags */
 
 SoftPage soft_page_find(SoftVm *vm, uint64_t gpa);
-/* The page was written: decoded code of it is stale. True if it was marked. */
-bool soft_page_written(_Atomic uint32_t *word);
+/* The page was written: decoded code of it is stale, and all vCPUs come to know. Any thread. */
+void soft_page_written(SoftVm *vm, _Atomic uint32_t *word);
 bool soft_ram_set(SoftVm *vm, unsigned slot, const VcpuRamSlot *ram, GError **err);
 void soft_ram_free(SoftVm *vm);
 void soft_ram_dirty(VcpuVm *vm, uint64_t gpa, uint64_t size);

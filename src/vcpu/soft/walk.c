@@ -51,7 +51,7 @@ static uint64_t read_entry(Walker *w, uint64_t gpa, unsigned size)
 }
 
 /* False if an entry changed since it was read. */
-static bool set_bits(const Step *s, uint64_t bits)
+static bool set_bits(SoftVm *vm, const Step *s, uint64_t bits)
 {
     if ((s->value & bits) == bits || !s->host)
         return true;
@@ -66,7 +66,7 @@ static bool set_bits(const Step *s, uint64_t bits)
                                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
     if (done)
-        soft_page_written(s->word);
+        soft_page_written(vm, s->word);
     return done;
 }
 
@@ -224,7 +224,7 @@ bool soft_walk(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned access, Sof
                 bits |= PTE_D;
                 walk->flags |= SOFT_PTE_DIRTY;
             }
-            same = set_bits(&w.step[i], bits);
+            same = set_bits(soft_vm(cpu), &w.step[i], bits);
         }
         if (same)
             return true;
