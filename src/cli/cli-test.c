@@ -65,8 +65,8 @@ static void test_help(void)
         g_assert_nonnull(strstr(program, command->summary));
         g_assert_true(g_str_has_prefix(help, "Usage: lodge "));
         for (const CliOption *o = command->options; o && o->name; o++) {
-            g_autofree char *line = g_strdup_printf("\n  --%s%s%s\n", o->name, o->argument ? " " : "",
-                                                    o->argument ? o->argument : "");
+            g_autofree char *line = g_strdup_printf(
+                "\n  --%s%s%s\n", o->name, o->argument ? " " : "", o->argument ? o->argument : "");
             g_assert_nonnull(strstr(help, line));
             g_assert_nonnull(o->help);
             g_assert_nonnull(o->apply);
@@ -134,20 +134,37 @@ static void check_document(const char *name, const char *const *words)
 static void test_documents(void)
 {
     g_autofree char *document = source_path("tests/golden/launch/plain.xml");
-    check_document("options", (const char *const[]){
-                                  "--disk", "/images/a,,b.qcow2,format=qcow2,serial=s1,cache=none",
-                                  "--disk=/images/b.raw,format=raw,readonly=on", "--memory", "512M",
-                                  "--vcpus", "2", "--kernel", "/boot/k", "--initrd", "/boot/i",
-                                  "--cmdline", "console=ttyS0 x=\"1\"", "--engine", "kvm", "--uuid",
-                                  UUID, "--console", "unix:/run/c.sock", NULL});
-    check_document("kernel-only", (const char *const[]){"--kernel", "/boot/k", "--net", "none",
-                                                        "--engine", "soft", "--uuid", UUID,
-                                                        "--name", "tiny", "--memory", "64", NULL});
-    check_document("override", (const char *const[]){
-                                   "--kernel", "/other/k", "--initrd", "/other/i", "--vcpus", "3",
-                                   "--memory", "3G", "--net", "user", "--mac", "52:54:00:00:00:01",
-                                   "--console", "/tmp/log", "--name", "changed", "--disk",
-                                   "/images/c,format=raw", document, NULL});
+    check_document("options",
+                   (const char *const[]){"--disk",
+                                         "/images/a,,b.qcow2,format=qcow2,serial=s1,cache=none",
+                                         "--disk=/images/b.raw,format=raw,readonly=on",
+                                         "--memory",
+                                         "512M",
+                                         "--vcpus",
+                                         "2",
+                                         "--kernel",
+                                         "/boot/k",
+                                         "--initrd",
+                                         "/boot/i",
+                                         "--cmdline",
+                                         "console=ttyS0 x=\"1\"",
+                                         "--engine",
+                                         "kvm",
+                                         "--uuid",
+                                         UUID,
+                                         "--console",
+                                         "unix:/run/c.sock",
+                                         NULL});
+    check_document("kernel-only",
+                   (const char *const[]){"--kernel", "/boot/k", "--net", "none", "--engine", "soft",
+                                         "--uuid", UUID, "--name", "tiny", "--memory", "64", NULL});
+    check_document(
+        "override",
+        (const char *const[]){
+            "--kernel",  "/other/k", "--initrd", "/other/i", "--vcpus", "3",
+            "--memory",  "3G",       "--net",    "user",     "--mac",   "52:54:00:00:00:01",
+            "--console", "/tmp/log", "--name",   "changed",  "--disk",  "/images/c,format=raw",
+            document,    NULL});
 }
 
 static void test_refused(void)
@@ -191,7 +208,8 @@ static void test_probe(void)
         const char *content;
         gssize size;
         const char *format;
-    } images[] = {{"QFI\xfb rest", 9, "qcow2"}, {"QFI", 3, "raw"}, {"", 0, "raw"}, {"MZ", 2, "raw"}};
+    } images[] = {
+        {"QFI\xfb rest", 9, "qcow2"}, {"QFI", 3, "raw"}, {"", 0, "raw"}, {"MZ", 2, "raw"}};
     for (unsigned i = 0; i < G_N_ELEMENTS(images); i++) {
         g_autoptr(RunOptions) options = run_options_new();
         g_autoptr(GError) err = NULL;

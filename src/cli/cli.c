@@ -18,8 +18,10 @@ const CliCommand cli_commands[] = {
      "otherwise; Ctrl-] leaves and ends the guest.\n\n"
      "Without a document at least --kernel is needed in this version.",
      cli_run_options, cli_run},
-    {"image", "COMMAND ...", "work with disk images (the same as lodge-img)", NULL, NULL, cli_image},
-    {"help", "[COMMAND]", "explain lodge, or one of its commands", NULL, cli_help_options, cli_help},
+    {"image", "COMMAND ...", "work with disk images (the same as lodge-img)", NULL, NULL,
+     cli_image},
+    {"help", "[COMMAND]", "explain lodge, or one of its commands", NULL, cli_help_options,
+     cli_help},
     {0},
 };
 
@@ -63,7 +65,8 @@ static bool want_completion(void *state, const char *value, GError **err)
 }
 
 const CliOption cli_help_options[] = {
-    {"bash-completion", NULL, CLI_VALUE_ANY, "print the completion script for bash", want_completion},
+    {"bash-completion", NULL, CLI_VALUE_ANY, "print the completion script for bash",
+     want_completion},
     {0},
 };
 

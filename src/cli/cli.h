@@ -24,9 +24,9 @@ typedef struct CliOption {
 
 typedef struct CliCommand {
     const char *name;
-    const char *operands; /* "[FILE.xml]" */
-    const char *summary;  /* one line */
-    const char *details;  /* paragraphs for --help; may be NULL */
+    const char *operands;     /* "[FILE.xml]" */
+    const char *summary;      /* one line */
+    const char *details;      /* paragraphs for --help; may be NULL */
     const CliOption *options; /* ends with {0}; NULL: the command reads its arguments itself */
     int (*run)(const struct CliCommand *command, int argc, char **argv); /* exit status */
 } CliCommand;

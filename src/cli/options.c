@@ -89,8 +89,8 @@ char *cli_command_help(const CliCommand *command)
     GString *out = g_string_new(NULL);
     g_string_append_printf(out, "Usage: lodge %s%s %s\n\n", command->name,
                            command->options ? " [OPTION]..." : "", command->operands);
-    g_autofree char *summary = g_strdup_printf("%c%s.", g_ascii_toupper(command->summary[0]),
-                                               command->summary + 1);
+    g_autofree char *summary =
+        g_strdup_printf("%c%s.", g_ascii_toupper(command->summary[0]), command->summary + 1);
     append_wrapped(out, summary, 0);
     g_auto(GStrv) paragraphs = g_strsplit(command->details ? command->details : "", "\n\n", -1);
     for (char **paragraph = paragraphs; *paragraph; paragraph++) {
@@ -114,7 +114,8 @@ char *cli_program_help(void)
                                 "Commands:\n");
     for (const CliCommand *command = cli_commands; command->name; command++)
         g_string_append_printf(out, "  %-8s %s\n", command->name, command->summary);
-    g_string_append(out, "\n`lodge help COMMAND` explains one; `lodge --version` prints the version.\n");
+    g_string_append(out,
+                    "\n`lodge help COMMAND` explains one; `lodge --version` prints the version.\n");
     return g_string_free(out, FALSE);
 }
 

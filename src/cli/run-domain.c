@@ -37,8 +37,8 @@ void run_options_free(RunOptions *o)
 {
     if (!o)
         return;
-    char *strings[] = {o->file, o->name, o->uuid, o->kernel,  o->initrd, o->cmdline,
-                       o->engine, o->net, o->mac, o->console, o->qmp};
+    char *strings[] = {o->file,   o->name, o->uuid, o->kernel,  o->initrd, o->cmdline,
+                       o->engine, o->net,  o->mac,  o->console, o->qmp};
     for (unsigned i = 0; i < G_N_ELEMENTS(strings); i++)
         g_free(strings[i]);
     g_ptr_array_unref(o->disks);
@@ -324,11 +324,11 @@ static void add_usual_devices(Domain *domain)
     serial->target = config_object_new(&domain_chardev_target_schema);
     serial->target->type = g_strdup("isa-serial");
     serial->target->port = 0;
-    /* Its own address for each guest: the last bytes of its UUID behind the prefix of KVM guests. */
+    /* Its own address for each guest: the last bytes of its UUID behind the prefix of KVM guests.
+     */
     uint8_t uuid[16];
     domain_uuid_bytes(domain, uuid);
-    g_autofree char *mac =
-        g_strdup_printf("52:54:00:%02x:%02x:%02x", uuid[13], uuid[14], uuid[15]);
+    g_autofree char *mac = g_strdup_printf("52:54:00:%02x:%02x:%02x", uuid[13], uuid[14], uuid[15]);
     set_mac(user_interface(domain), mac);
     DomainBalloon *balloon = domain_add_device(domain, "memballoon");
     balloon->model = g_strdup("virtio");
@@ -372,9 +372,8 @@ Domain *run_domain(const RunOptions *options, GError **err)
         domain = domain_parse_file(options->file, err);
         if (!domain)
             return NULL;
-        g_autofree char *folder = strcmp(options->file, "-") == 0
-                                      ? g_strdup(".")
-                                      : g_path_get_dirname(options->file);
+        g_autofree char *folder =
+            strcmp(options->file, "-") == 0 ? g_strdup(".") : g_path_get_dirname(options->file);
         launch_resolve_paths(domain, folder);
     } else {
         domain = domain_from_options(options);

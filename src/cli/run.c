@@ -132,7 +132,8 @@ static bool set_verbose(void *state, const char *value, GError **err)
 }
 
 const CliOption cli_run_options[] = {
-    {"disk", "PATH[,format=raw|qcow2][,readonly=on][,serial=S][,cache=C][,discard=D]", CLI_VALUE_FILE,
+    {"disk", "PATH[,format=raw|qcow2][,readonly=on][,serial=S][,cache=C][,discard=D]",
+     CLI_VALUE_FILE,
      "a virtio disk; may be given again for the next one. Replaces the document's disks. Without "
      "format= the image is looked at: give format=raw for a raw disk that the guest can write to",
      set_disk},

@@ -276,7 +276,8 @@ static bool parse_kib(const ConfigNode *node, uint64_t *slot, ConfigContext *ctx
         return config_invalid(ctx, node->line, err, "unit '%.32s' is not one of: %s", unit,
                               CONFIG_UNITS_ALLOWED);
     if (!node->text || !config_parse_kib(node->text, unit, slot))
-        return config_invalid(ctx, node->line, err, "'%.64s' is not a size (a whole number below 16 EiB)",
+        return config_invalid(ctx, node->line, err,
+                              "'%.64s' is not a size (a whole number below 16 EiB)",
                               node->text ? node->text : "");
     return true;
 }
@@ -440,8 +441,8 @@ static bool parse_child(const ConfigSchema *schema, int row, ConfigObject *objec
 {
     const ConfigField *f = &schema->fields[row];
     bool many = f->kind == FIELD_LIST || f->kind == FIELD_NODES;
-    size_t mark = config_path_push(ctx, child->name,
-                                   place_among(node, child->name, child->line, child));
+    size_t mark =
+        config_path_push(ctx, child->name, place_among(node, child->name, child->line, child));
     if (!many && seen[row])
         return config_invalid(ctx, child->line, err, "this element may be given only once");
     seen[row] = true;
@@ -455,8 +456,8 @@ static bool parse_child(const ConfigSchema *schema, int row, ConfigObject *objec
     return true;
 }
 
-static bool parse_children(const ConfigSchema *schema, ConfigObject *object,
-                           const ConfigNode *node, bool *seen, ConfigContext *ctx, GError **err)
+static bool parse_children(const ConfigSchema *schema, ConfigObject *object, const ConfigNode *node,
+                           bool *seen, ConfigContext *ctx, GError **err)
 {
     int last = -1;
     for (unsigned i = 0; i < config_node_count(node); i++) {
@@ -498,7 +499,7 @@ static bool check_required(const ConfigSchema *schema, const ConfigNode *node, C
     for (const ConfigField *f = schema->fields; f->name; f++) {
         if (!(f->flags & FIELD_REQUIRED))
             continue;
-        bool there = f->name[0] == '@'  ? config_node_attribute(node, f->name + 1) != NULL
+        bool there = f->name[0] == '@'    ? config_node_attribute(node, f->name + 1) != NULL
                      : f->name[0] == '\0' ? node->text != NULL
                                           : config_node_child(node, f->name) != NULL;
         if (there)

@@ -41,7 +41,8 @@ typedef enum ConfigFieldKind {
 
 typedef enum ConfigFieldFlags {
     FIELD_REQUIRED = 1 << 0,
-    FIELD_UNAPPLIED = 1 << 1, /* kept and known, but nothing acts on it: listed like an unknown one */
+    FIELD_UNAPPLIED =
+        1 << 1, /* kept and known, but nothing acts on it: listed like an unknown one */
 } ConfigFieldFlags;
 
 typedef struct ConfigField {

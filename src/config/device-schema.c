@@ -5,7 +5,7 @@
 #include "config/domain.h"
 
 #define F(struct_, member, name, kind, ...) CONFIG_FIELD(struct_, member, name, kind, __VA_ARGS__)
-#define STR(struct_, member, name) CONFIG_FIELD(struct_, member, name, FIELD_STRING, )
+#define STR(struct_, member, name)          CONFIG_FIELD(struct_, member, name, FIELD_STRING, )
 #define OBJECT(struct_, member, name, schema, ...)                                                 \
     CONFIG_FIELD(struct_, member, name, FIELD_OBJECT, .detail = &schema, __VA_ARGS__)
 #define NODE(struct_, member, name) CONFIG_FIELD(struct_, member, name, FIELD_NODE, )
@@ -15,14 +15,14 @@
     OBJECT(struct_, alias, "alias", domain_alias_schema),                                          \
         OBJECT(struct_, address, "address", domain_address_schema)
 
-const char *const domain_disk_type_names[] = {"",       "block", "file",      "dir",       "network",
-                                              "volume", "nvme",  "vhostuser", "vhostvdpa", NULL};
+const char *const domain_disk_type_names[] = {
+    "", "block", "file", "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa", NULL};
 const char *const domain_disk_device_names[] = {"", "disk", "cdrom", "floppy", "lun", NULL};
 const char *const domain_interface_type_names[] = {
-    "",         "user",   "ethernet", "vhostuser", "server", "client", "mcast", "udp", "network",
-    "bridge", "internal", "direct", "hostdev",   "vdpa", "null", "vds",  NULL};
+    "",       "user",     "ethernet", "vhostuser", "server", "client", "mcast", "udp", "network",
+    "bridge", "internal", "direct",   "hostdev",   "vdpa",   "null",   "vds",   NULL};
 const char *const domain_chardev_type_names[] = {
-    "",     "null", "vc",       "pty",       "dev", "file",   "pipe",     "stdio", "udp",
+    "",    "null", "vc",       "pty",       "dev",  "file",         "pipe", "stdio", "udp",
     "tcp", "unix", "spicevmc", "spiceport", "nmdm", "qemu-vdagent", "dbus", NULL};
 
 /* ---- parts of several kinds */

@@ -11,19 +11,18 @@
 #define ENUM(struct_, member, name, list, ...)                                                     \
     CONFIG_FIELD(struct_, member, name, FIELD_ENUM, .detail = list, __VA_ARGS__)
 
-const char *const domain_virt_names[] = {
-    "",    "qemu",   "kqemu",   "kvm",     "xen",    "lxc",       "uml",  "openvz", "test", "vmware",
-    "hyperv", "vbox", "phyp", "parallels", "bhyve", "vz",    "hvf",    NULL};
+const char *const domain_virt_names[] = {"",     "qemu",      "kqemu", "kvm",    "xen",    "lxc",
+                                         "uml",  "openvz",    "test",  "vmware", "hyperv", "vbox",
+                                         "phyp", "parallels", "bhyve", "vz",     "hvf",    NULL};
 const char *const domain_switch_names[] = {"", "yes", "no", NULL};
 const char *const domain_boot_device_names[] = {"", "fd", "cdrom", "hd", "network", NULL};
 const char *const domain_clock_names[] = {"",         "utc",      "localtime", "variable",
                                           "timezone", "absolute", NULL};
 const char *const domain_action_names[] = {
-    "", "destroy", "restart", "preserve", "rename-restart", "coredump-destroy", "coredump-restart",
+    "",  "destroy", "restart", "preserve", "rename-restart", "coredump-destroy", "coredump-restart",
     NULL};
-const char *const domain_timer_names[] = {"",    "platform",    "pit",      "rtc",
-                                          "hpet", "tsc",        "kvmclock", "hypervclock",
-                                          "armvtimer", NULL};
+const char *const domain_timer_names[] = {"",    "platform", "pit",         "rtc",       "hpet",
+                                          "tsc", "kvmclock", "hypervclock", "armvtimer", NULL};
 const char *const domain_cpu_mode_names[] = {"",        "custom", "host-model", "host-passthrough",
                                              "maximum", NULL};
 static const char *const cpu_match_names[] = {"", "minimum", "exact", "strict", NULL};

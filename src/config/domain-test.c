@@ -11,7 +11,7 @@
 static char *golden_dir;
 
 #define MINIMAL(more)                                                                              \
-    "<domain type='kvm'><name>g</name><memory unit='MiB'>64</memory>"                             \
+    "<domain type='kvm'><name>g</name><memory unit='MiB'>64</memory>"                              \
     "<os><type arch='x86_64' machine='q35'>hvm</type></os>" more "</domain>"
 
 static Domain *parse_good(const char *xml)
@@ -157,9 +157,10 @@ static void test_units(void)
         const char *text, *unit;
         uint64_t kib;
     } good[] = {
-        {"1", NULL, 1},       {"1024", "b", 1},      {"1025", "bytes", 2}, {"1000", "KB", 977},
-        {"3", "k", 3},        {"3", "KiB", 3},       {"1", "MB", 977},     {"1", "M", 1024},
-        {"2", "MiB", 2048},   {"1", "GB", 976563},   {"1", "G", 1 << 20},  {" 0x10 ", "GiB", 16 << 20},
+        {"1", NULL, 1},       {"1024", "b", 1},       {"1025", "bytes", 2},
+        {"1000", "KB", 977},  {"3", "k", 3},          {"3", "KiB", 3},
+        {"1", "MB", 977},     {"1", "M", 1024},       {"2", "MiB", 2048},
+        {"1", "GB", 976563},  {"1", "G", 1 << 20},    {" 0x10 ", "GiB", 16 << 20},
         {"1", "T", 1u << 30}, {"1", "TB", 976562500}, {"0", "EiB", 0},
     };
     uint64_t kib;
@@ -200,10 +201,14 @@ static void test_unknown(void)
                            "<title lang='en'>t</title><clock offset='utc'><flux/></clock>"
                            "<devices><gizmo/><disk type='file' colour='red'><target dev='vda'/>"
                            "<sheen/></disk></devices>"));
-    static const char *const paths[] = {
-        "domain/frob",           "domain/vcpu/@wibble",       "domain/memtune",
-        "domain/title/@lang",    "domain/clock/flux",         "domain/devices/gizmo",
-        "domain/devices/disk[1]/@colour", "domain/devices/disk[1]/sheen"};
+    static const char *const paths[] = {"domain/frob",
+                                        "domain/vcpu/@wibble",
+                                        "domain/memtune",
+                                        "domain/title/@lang",
+                                        "domain/clock/flux",
+                                        "domain/devices/gizmo",
+                                        "domain/devices/disk[1]/@colour",
+                                        "domain/devices/disk[1]/sheen"};
     for (unsigned i = 0; i < G_N_ELEMENTS(paths); i++)
         if (!has_unknown(domain, paths[i]))
             g_error("%s is not in the list of what is unknown", paths[i]);
@@ -228,7 +233,8 @@ static void test_errors(void)
     expect_error(MINIMAL("<name>h</name>"), "domain/name");
     expect_error(MINIMAL("<vcpu>0</vcpu>"), "at least one vCPU");
     expect_error(MINIMAL("<vcpu current='4'>2</vcpu>"), "more than the maximum");
-    expect_error(MINIMAL("\n<uuid>nonsense</uuid>"), "t.xml:2: domain/uuid: 'nonsense' is not a UUID");
+    expect_error(MINIMAL("\n<uuid>nonsense</uuid>"),
+                 "t.xml:2: domain/uuid: 'nonsense' is not a UUID");
     expect_error(MINIMAL("<on_reboot>maybe</on_reboot>"), "not one of: destroy, restart");
     expect_error(MINIMAL("<clock offset='timezone'/>"), "needs attribute timezone");
     expect_error(MINIMAL("<devices><disk/></devices>"), "domain/devices/disk[1]: element target");
@@ -287,7 +293,8 @@ static void test_escaping(void)
                            "</metadata>"));
     g_assert_cmpstr(domain->title, ==, "a < b & \"c\" 'd' \xc3\xa9");
     g_autofree char *out = domain_format(domain);
-    g_assert_nonnull(strstr(out, "<title>a &lt; b &amp; &quot;c&quot; &apos;d&apos; \xc3\xa9</title>"));
+    g_assert_nonnull(
+        strstr(out, "<title>a &lt; b &amp; &quot;c&quot; &apos;d&apos; \xc3\xa9</title>"));
     g_assert_nonnull(strstr(out, "<m:x xmlns:m=\"urn:m\" q=\"'&quot;\">t <m:b>o</m:b> u</m:x>"));
     g_autoptr(Domain) again = parse_good(out);
     g_assert_cmpstr(again->title, ==, domain->title);

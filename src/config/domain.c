@@ -5,8 +5,8 @@
 
 #include "base/error.h"
 
-#define DOMAIN_DEVICE_KINDS_MAX 64 /* rows of domain_device_kinds; the unit test counts them */
-#define DOMAIN_NAME_MAX 200 /* leaves room for suffixes within NAME_MAX */
+#define DOMAIN_DEVICE_KINDS_MAX 64  /* rows of domain_device_kinds; the unit test counts them */
+#define DOMAIN_NAME_MAX         200 /* leaves room for suffixes within NAME_MAX */
 
 /* ---- devices */
 
@@ -68,7 +68,8 @@ static bool emulator_parse(DomainDevices *devices, const ConfigNode *node, const
                            ConfigContext *ctx, GError **err)
 {
     if (devices->emulator)
-        return config_invalid(ctx, child->line, err, "emulator: this element may be given only once");
+        return config_invalid(ctx, child->line, err,
+                              "emulator: this element may be given only once");
     devices->emulator = g_strdup(child->text ? child->text : "");
     if (!child->attributes && !child->children)
         return true;
@@ -195,8 +196,8 @@ static Domain *domain_from_node(const ConfigNode *node, const char *file, GError
 {
     if (strcmp(node->name, "domain") != 0) {
         lodge_fail(err, LODGE_ERROR_XML,
-                   "%s:%u: the document's element is <%.64s>; a guest is described by <domain>", file,
-                   node->line, node->name);
+                   "%s:%u: the document's element is <%.64s>; a guest is described by <domain>",
+                   file, node->line, node->name);
         return NULL;
     }
     ConfigContext ctx = {file, g_string_new("domain"), config_unknown_list_new()};

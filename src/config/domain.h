@@ -15,7 +15,11 @@ typedef enum DomainVirt {
     DOMAIN_VIRT_KQEMU,
     DOMAIN_VIRT_KVM
 } DomainVirt;
-typedef enum DomainSwitch { DOMAIN_SWITCH_ABSENT, DOMAIN_SWITCH_ON, DOMAIN_SWITCH_OFF } DomainSwitch;
+typedef enum DomainSwitch {
+    DOMAIN_SWITCH_ABSENT,
+    DOMAIN_SWITCH_ON,
+    DOMAIN_SWITCH_OFF
+} DomainSwitch;
 typedef enum DomainClockOffset {
     DOMAIN_CLOCK_NONE,
     DOMAIN_CLOCK_UTC,
@@ -175,8 +179,8 @@ typedef struct DomainDisk {
     char *model, *rawio, *sgio, *snapshot;
     DomainDiskDriver *driver;
     DomainDiskSource *source;
-    ConfigNode *auth, *backing_store, *mirror, *geometry, *blockio, *iotune, *transient, *encryption,
-        *acpi;
+    ConfigNode *auth, *backing_store, *mirror, *geometry, *blockio, *iotune, *transient,
+        *encryption, *acpi;
     DomainDiskTarget *target;
     bool readonly, shareable;
     char *serial, *wwn, *vendor, *product;

@@ -48,8 +48,7 @@ static char *add_chardev(Plan *plan, const DomainDevice *device, const DomainCha
     g_autofree char *label = plan_device_label(device);
     const char *type = domain_chardev_type_names[chardev->type];
     const SourceRow *row = find_source(type);
-    const DomainChardevSource *source =
-        chardev->sources->len ? chardev->sources->pdata[0] : NULL;
+    const DomainChardevSource *source = chardev->sources->len ? chardev->sources->pdata[0] : NULL;
     if (!row) {
         plan_refuse(plan, device->line, label,
                     "type='%s' is not built; use pty, stdio, file, unix or null", type);
@@ -180,8 +179,8 @@ void plan_console(Plan *plan, const DomainDevice *device)
     } else if (strcmp(type, "virtio") == 0) {
         add_virtio_port(plan, device, chardev, "virtconsole");
     } else {
-        plan_refuse(plan, device->line, label, "target type='%s' is not built; use serial or virtio",
-                    type);
+        plan_refuse(plan, device->line, label,
+                    "target type='%s' is not built; use serial or virtio", type);
     }
 }
 

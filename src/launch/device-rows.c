@@ -29,7 +29,8 @@ char *plan_device_label(const DomainDevice *device)
     g_string_append(label, device->kind->element);
     if (device->kind->id == DOMAIN_DEVICE_DISK) {
         const DomainDisk *disk = device->object;
-        append_attribute(label, "device", disk->device ? domain_disk_device_names[disk->device] : NULL);
+        append_attribute(label, "device",
+                         disk->device ? domain_disk_device_names[disk->device] : NULL);
         append_attribute(label, "dev", disk->target->dev);
         append_attribute(label, "bus", disk->target->bus);
     } else if (device->kind->id == DOMAIN_DEVICE_CONTROLLER) {
@@ -124,10 +125,12 @@ static bool disk_is_refused(Plan *plan, const DomainDevice *device, const char *
     const char *kind = domain_disk_device_names[disk->device];
     const char *type = domain_disk_type_names[disk->type];
     const char *bus = disk->target->bus ? disk->target->bus : "";
-    const char *path = disk->source ? (disk->source->file ? disk->source->file : disk->source->dev) : NULL;
+    const char *path =
+        disk->source ? (disk->source->file ? disk->source->file : disk->source->dev) : NULL;
     bool plain = !*kind || strcmp(kind, "disk") == 0;
     bool local = !*type || strcmp(type, "file") == 0 || strcmp(type, "block") == 0;
-    bool virtio = strcmp(bus, "virtio") == 0 || (!*bus && g_str_has_prefix(disk->target->dev, "vd"));
+    bool virtio =
+        strcmp(bus, "virtio") == 0 || (!*bus && g_str_has_prefix(disk->target->dev, "vd"));
     const Refusal refusals[] = {
         {!plain, "only device='disk' is built yet; remove the drive from the document"},
         {plain && !virtio, "this bus is not built yet; use bus='virtio' (target dev='vda' ...)"},
@@ -162,14 +165,15 @@ static void disk_warnings(Plan *plan, const DomainDevice *device, const char *la
     if (!driver)
         return;
     if (driver->io)
-        plan_note(plan, driver->object.line, label, "io='%s': Lodge picks io_uring or threads itself",
-                  driver->io);
+        plan_note(plan, driver->object.line, label,
+                  "io='%s': Lodge picks io_uring or threads itself", driver->io);
     if (driver->error_policy || driver->rerror_policy)
         plan_warn(plan, driver->object.line, label, "errors are always reported to the guest");
     if (driver->detect_zeroes && strcmp(driver->detect_zeroes, "off") != 0)
         plan_warn(plan, driver->object.line, label, "zeroes are not detected yet");
     if (driver->iothread >= 0)
-        plan_note(plan, driver->object.line, label, "iothread: disks have their own threads anyway");
+        plan_note(plan, driver->object.line, label,
+                  "iothread: disks have their own threads anyway");
 }
 
 static void set_blockio(PlanItem *item, const ConfigNode *blockio)
@@ -240,7 +244,8 @@ static const ControllerRow controller_rows[] = {
     {"pci", "pcie-root-port", CONTROLLER_BOARD, "made before all other devices: plan_root_port"},
     {"pci", NULL, CONTROLLER_REFUSED, "this kind of PCI bridge is not built; use pcie-root only"},
     {"virtio-serial", NULL, CONTROLLER_VIRTIO_SERIAL, NULL},
-    {"sata", NULL, CONTROLLER_UNUSED, "no SATA controller is built yet, and SATA disks are refused"},
+    {"sata", NULL, CONTROLLER_UNUSED,
+     "no SATA controller is built yet, and SATA disks are refused"},
     {"usb", "none", CONTROLLER_BOARD, "the board has no USB"},
     {"usb", NULL, CONTROLLER_UNUSED, "no USB controller is built yet, and USB devices are refused"},
     {"ide", NULL, CONTROLLER_REFUSED, "IDE is not built; use bus='virtio' for disks"},
@@ -256,8 +261,7 @@ static void plan_root_port(Plan *plan, const DomainDevice *device)
 {
     const DomainController *controller = device->object;
     g_autofree char *label = plan_device_label(device);
-    if (strcmp(controller->type, "pci") != 0 ||
-        g_strcmp0(controller->model, "pcie-root-port") != 0)
+    if (strcmp(controller->type, "pci") != 0 || g_strcmp0(controller->model, "pcie-root-port") != 0)
         return;
     if (controller->index > 255) {
         plan_refuse(plan, device->line, label, "index='%d': PCI has buses 0 to 255",
@@ -309,11 +313,13 @@ static bool interface_is_refused(Plan *plan, const DomainDevice *device, const c
         {!user && !network, "only type='user' is built yet"},
         {nic->model && nic->model->value && !is_one_of(nic->model->value, models),
          "this card is not built yet; use <model type='virtio'/>"},
-        {backend && strcmp(backend, "default") != 0, "only the built-in backend is there (no passt)"},
+        {backend && strcmp(backend, "default") != 0,
+         "only the built-in backend is there (no passt)"},
         {user && nic->forwards->len > 0, "port forwarding is not built yet"},
         {user && (nic->ips->len > 0 || nic->routes->len > 0),
          "own addresses in type='user' are not built yet"},
-        {nic->link && g_strcmp0(nic->link->value, "down") == 0, "<link state='down'/> is not built yet"},
+        {nic->link && g_strcmp0(nic->link->value, "down") == 0,
+         "<link state='down'/> is not built yet"},
         {nic->bandwidth != NULL, "bandwidth limits are not built yet"},
         {nic->filterref != NULL, "network filters are not built yet"},
         {nic->vlan != NULL, "VLAN tags are not built yet"},
@@ -417,7 +423,8 @@ static void plan_input(Plan *plan, const DomainDevice *device)
     g_autofree char *label = plan_device_label(device);
     /* libvirt adds a PS/2 keyboard and mouse to every x86 guest. */
     if (!bus || strcmp(bus, "ps2") == 0)
-        plan_note(plan, device->line, label, "left out: without a display nothing could type on it");
+        plan_note(plan, device->line, label,
+                  "left out: without a display nothing could type on it");
     else
         plan_refuse(plan, device->line, label, "input devices are not built yet");
 }

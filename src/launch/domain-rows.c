@@ -180,7 +180,8 @@ static void plan_os(Plan *plan)
     if (strcmp(os->type->type, "hvm") != 0)
         plan_refuse(plan, line, "os/type", "'%s' is not built; only hvm is", os->type->type);
     if (os->type->arch && strcmp(os->type->arch, "x86_64") != 0)
-        plan_refuse(plan, line, "os/type/@arch", "'%s' is not built; only x86_64 is", os->type->arch);
+        plan_refuse(plan, line, "os/type/@arch", "'%s' is not built; only x86_64 is",
+                    os->type->arch);
     if (os->type->machine && !is_q35(os->type->machine))
         plan_refuse(plan, line, "os/type/@machine", "'%s' is not built; use machine='q35'",
                     os->type->machine);
@@ -266,8 +267,7 @@ static int64_t clock_offset_s(Plan *plan, const DomainClock *clock)
 
 static void plan_timer(Plan *plan, const DomainTimer *timer)
 {
-    g_autofree char *label =
-        g_strdup_printf("<timer name='%s'>", domain_timer_names[timer->name]);
+    g_autofree char *label = g_strdup_printf("<timer name='%s'>", domain_timer_names[timer->name]);
     bool off = timer->present == DOMAIN_SWITCH_OFF;
     if (strcmp(domain_timer_names[timer->name], "hpet") == 0) {
         if (off)

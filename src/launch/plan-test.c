@@ -57,7 +57,8 @@ static Domain *with_device(const char *device)
     g_autoptr(GError) err = NULL;
     g_autofree char *xml = g_strdup_printf(
         "<domain type='kvm'><name>g</name><memory>65536</memory><os><type>hvm</type>"
-        "<kernel>/k</kernel></os><features><acpi/></features><devices>%s</devices></domain>", device);
+        "<kernel>/k</kernel></os><features><acpi/></features><devices>%s</devices></domain>",
+        device);
     Domain *domain = domain_parse(xml, strlen(xml), "t.xml", &err);
     g_assert_no_error(err);
     return domain;

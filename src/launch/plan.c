@@ -14,7 +14,8 @@ static void add_line(Plan *plan, GPtrArray *list, unsigned line, const char *wha
 {
     g_autofree char *message = g_strdup_vprintf(format, args);
     if (line)
-        g_ptr_array_add(list, g_strdup_printf("%s:%u: %s: %s", plan->domain->file, line, what, message));
+        g_ptr_array_add(list,
+                        g_strdup_printf("%s:%u: %s: %s", plan->domain->file, line, what, message));
     else
         g_ptr_array_add(list, g_strdup_printf("%s: %s: %s", plan->domain->file, what, message));
 }

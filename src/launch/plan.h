@@ -10,7 +10,8 @@
 
 typedef struct LaunchOptions {
     const char *qmp;       /* "unix:PATH" or "fd:N"; NULL: no monitor */
-    bool terminal_console; /* the first pty serial or console is this process's standard input/output */
+    bool terminal_console; /* the first pty serial or console is this process's standard
+                              input/output */
     bool paused;
     bool verbose;
 } LaunchOptions;

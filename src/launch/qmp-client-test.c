@@ -107,8 +107,8 @@ static void test_conversation(void)
     say(&f, "rn\":5,\"id\":2}\r\n\n");
     say(&f, "{\"error\":{\"class\":\"CommandNotFound\",\"desc\":\"nope\"},\"id\":3}\n"
             "{\"event\":\"RESET\",\"data\":{\"guest\":true}}\n");
-    g_autofree char *wanted = g_strdup_printf("event STOP 0;return 5;error %d balloon: nope;event RESET 1;",
-                                              LODGE_ERROR_UNSUPPORTED);
+    g_autofree char *wanted = g_strdup_printf(
+        "event STOP 0;return 5;error %d balloon: nope;event RESET 1;", LODGE_ERROR_UNSUPPORTED);
     g_assert_cmpstr(f.log->str, ==, wanted);
     g_assert_false(f.closed);
     tear_down(&f);
@@ -138,9 +138,15 @@ static void test_early(void)
 static void test_hostile(void)
 {
     static const char *const peers[] = {
-        "hello\n", "[]\n", "{}\n", "{\"QMP\":1}\n", GREETING "{\"return\":{},\"id\":99}\n",
-        GREETING "{\"return\":{}}\n", GREETING "{\"error\":{\"desc\":\"no\"},\"id\":1}\n",
-        GREETING "{\"id\":{\"a\":[]}}\n", GREETING "\"text\"\n",
+        "hello\n",
+        "[]\n",
+        "{}\n",
+        "{\"QMP\":1}\n",
+        GREETING "{\"return\":{},\"id\":99}\n",
+        GREETING "{\"return\":{}}\n",
+        GREETING "{\"error\":{\"desc\":\"no\"},\"id\":1}\n",
+        GREETING "{\"id\":{\"a\":[]}}\n",
+        GREETING "\"text\"\n",
     };
     for (unsigned i = 0; i < G_N_ELEMENTS(peers); i++) {
         Fixture f;

@@ -117,8 +117,8 @@ static gboolean on_writable(gint fd, GIOCondition condition, gpointer data);
 static void flush_output(QmpClient *client)
 {
     while (client->output->len > 0 && !client->closed) {
-        ssize_t n = send(client->fd, client->output->str, client->output->len,
-                         MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n =
+            send(client->fd, client->output->str, client->output->len, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN) {
@@ -324,8 +324,8 @@ static QmpClient *client_new(const QmpClientHandlers *handlers, void *opaque, GM
 {
     QmpClient *client = g_new0(QmpClient, 1);
     client->fd = -1;
-    client->context = context ? g_main_context_ref(context)
-                              : g_main_context_ref(g_main_context_default());
+    client->context =
+        context ? g_main_context_ref(context) : g_main_context_ref(g_main_context_default());
     if (handlers)
         client->handlers = *handlers;
     client->opaque = opaque;
