@@ -67,7 +67,7 @@ typedef struct VcpuVmConfig {
     const VcpuBus *bus; /* outlives the VM */
     /* Topology for CPUID; n_vcpus = sockets * cores * threads. 0 means 1. */
     unsigned sockets, cores, threads;
-    uint64_t code_cache_size; /* soft only; 0 = default (6 MiB) */
+    uint64_t code_cache_size; /* soft only; 0 = default (7 MiB) */
 } VcpuVmConfig;
 
 typedef struct VcpuEngine {

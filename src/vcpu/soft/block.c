@@ -21,7 +21,7 @@
 
 #define OPS_MAX 64
 #define HASH_BITS 13
-#define ARENA_DEFAULT (6u << 20) /* bytes a VM: docs/SPECIFICATION.md, memory beyond the guest's own */
+#define ARENA_DEFAULT (7u << 20) /* bytes a VM: docs/SPECIFICATION.md, memory beyond the guest's own */
 #define ARENA_MIN (1u << 20)
 
 _Atomic uint32_t soft_code_epoch = 1;
@@ -148,6 +148,23 @@ static void add_end(SoftCpu *cpu, SoftOp *op, uint64_t rip)
 
 /* ---- decoding a block ---- */
 
+/* The block at @gpa and @rip, still valid; stale ones met on the way are dropped. */
+static SoftBlock *block_lookup(SoftCpu *cpu, SoftBlockCache *c, uint64_t gpa, uint64_t rip)
+{
+    SoftBlock **at = hash_slot(c, gpa, rip, cpu->mode), *b;
+
+    while ((b = *at)) {
+        if (b->gpa == gpa && b->rip == rip && b->mode == cpu->mode) {
+            if (b->generation == soft_page_generation(soft_vm(cpu), gpa & ~(uint64_t)4095))
+                return b;
+            *at = b->next; /* its memory comes back with the next flush */
+            continue;
+        }
+        at = &b->next;
+    }
+    return NULL;
+}
+
 static SoftBlock *block_alloc(SoftCpu *cpu, SoftBlockCache *c)
 {
     if (c->size - c->used < sizeof(SoftBlock) + (OPS_MAX + 2) * sizeof(SoftOp))
@@ -228,6 +245,8 @@ static unsigned decode_ops(SoftCpu *cpu, SoftBlock *b, const uint8_t *host)
         rip += length;
         host += length;
         room -= length;
+        if (!ends && block_lookup(cpu, cpu->blocks, b->gpa + (rip - b->rip), rip))
+            break; /* what follows has been decoded already */
     }
     if (!ends)
         add_end(cpu, &b->ops[n++], rip);
@@ -258,22 +277,6 @@ static SoftBlock *block_decode(SoftCpu *cpu, SoftBlockCache *c, uint64_t gpa, co
     return b;
 }
 
-static SoftBlock *block_lookup(SoftCpu *cpu, SoftBlockCache *c, uint64_t gpa)
-{
-    SoftBlock **at = hash_slot(c, gpa, cpu->rip, cpu->mode), *b;
-
-    while ((b = *at)) {
-        if (b->gpa == gpa && b->rip == cpu->rip && b->mode == cpu->mode) {
-            if (b->generation == soft_page_generation(soft_vm(cpu), gpa & ~(uint64_t)4095))
-                return b;
-            *at = b->next; /* stale; its memory comes back with the next flush */
-            continue;
-        }
-        at = &b->next;
-    }
-    return NULL;
-}
-
 /* ---- finding a block ---- */
 
 /* The first op of the block at cpu->rip, decoded if need be. May fault. */
@@ -292,7 +295,7 @@ static COLD const SoftOp *find(SoftCpu *cpu)
     gpa = soft_fetch_translate(cpu, code_linear(cpu, cpu->rip), &host);
     if (!host)
         return nowhere(cpu, c);
-    b = block_lookup(cpu, c, gpa);
+    b = block_lookup(cpu, c, gpa, cpu->rip);
     if (!b)
         b = block_decode(cpu, c, gpa, host);
     if (linkable(cpu->mode)) {
