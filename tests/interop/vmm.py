@@ -27,6 +27,19 @@ def help_and_version(program):
     assert r.returncode == 0 and r.stdout.startswith("lodge-vmm ")
 
 
+def manual(program):
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    with open(os.path.join(root, "docs/man/lodge-vmm.1")) as f:
+        page = [line[4:].replace("Fl -", "--").replace(" Ar ", " ").strip() for line in f if line.startswith(".It Fl")]
+    said = [line.strip() for line in run(program, "--help").stdout.splitlines() if line.startswith("  --")]
+    assert page == said, set(page) ^ set(said)
+    with open(os.path.join(root, "docs/qmp.md")) as f:
+        written = f.read()
+    made = subprocess.run([os.path.join(root, "scripts/qmp-gen"), os.path.join(root, "schema/qmp/lodge.json"), "doc"],
+                          capture_output=True, text=True, check=True).stdout
+    assert made == written, "docs/qmp.md is not what scripts/qmp-gen makes"
+
+
 def refusals(program):
     with tempfile.TemporaryDirectory() as d:
         junk = os.path.join(d, "junk")
@@ -219,6 +232,6 @@ def starts_fast(program):
     assert best < 0.2  # the promise (20 ms) is measured by bench/startup on a quiet machine
 
 
-run_tests([help_and_version, refusals, quiet_and_verbose, console_to_a_pipe, console_from_a_pipe,
+run_tests([help_and_version, manual, refusals, quiet_and_verbose, console_to_a_pipe, console_from_a_pipe,
            console_on_a_terminal, console_on_a_socket, console_in_a_file, exit_status, signals, triple_fault_resets,
            pidfile, sandboxed, starts_fast])
