@@ -313,7 +313,7 @@ static void blk_queue(VirtioDevice *v, unsigned index)
             virtio_kick(v, index);
             break;
         }
-    } while (virtq_want_notify(&v->queues[index], true));
+    } while (virtio_queue_usable(v, index) && virtq_want_notify(&v->queues[index], true));
     virtio_notify_queue(v, index);
 }
 

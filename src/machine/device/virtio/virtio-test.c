@@ -441,7 +441,9 @@ static void test_blk_hostile(void)
     const TestBuffer short_header[] = {{HEADER, 15, false}, {STATUS, 1, true}};
     start(dev, ring_features, &q, 1);
     test_add(&q, no_status, 1);
+    blk_add(&q, 0, T_IN, 0, DATA, 512); /* a good one behind it is not looked at */
     test_kick(&q);
+    g_assert_false(test_used(&q, NULL, NULL));
     g_assert_true(test_status(dev) & VIRTIO_STATUS_NEEDS_RESET);
     g_assert_cmpuint(test_interrupts(dev, 0), ==, 1);
     test_add(&q, short_header, 2); /* nothing is looked at any more */
