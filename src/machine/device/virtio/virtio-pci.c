@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -149,15 +150,14 @@ static void queue_run(VirtioDevice *v, unsigned index)
         type_of(v)->queue(v, index);
 }
 
-static void kick_ready(void *opaque, int fd, GIOCondition condition)
+/* Edge-triggered: the kick itself is the event, so the counters are never read. */
+static void kicks_ready(void *opaque, int fd, GIOCondition condition)
 {
     VirtioDevice *v = opaque;
-    uint64_t count;
-    if (read(fd, &count, sizeof(count)) != sizeof(count))
-        return;
-    for (unsigned i = 0; i < v->n_queues; i++)
-        if (v->host[i].kick == fd)
-            queue_run(v, i);
+    struct epoll_event ready[16];
+    int n = epoll_wait(fd, ready, G_N_ELEMENTS(ready), 0);
+    for (int i = 0; i < n; i++)
+        queue_run(v, ready[i].data.u32);
 }
 
 static void machine_event(void *opaque, const MachineEvent *event)
@@ -600,13 +600,25 @@ static bool realize_pci(VirtioDevice *v, GError **err)
 static bool add_doorbell(VirtioDevice *v, unsigned index, GError **err)
 {
     VirtioQueueHost *host = &v->host[index];
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u32 = index};
     host->kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (host->kick < 0)
+    if (host->kick < 0 || epoll_ctl(v->kicks, EPOLL_CTL_ADD, host->kick, &event) < 0)
         return lodge_fail_errno(err, errno, "cannot create the doorbell of queue %u", index);
-    host->watch = machine_watch_fd(virtio_machine(v), host->kick, G_IO_IN, kick_ready, v);
     /* Without an ioeventfd (too many) bar_write rings the bell. */
     (void)io_region_add_ioeventfd(v->pci.bar[BAR_INDEX].region,
                                   PAGE_NOTIFY * BAR_PAGE + index * NOTIFY_MULTIPLIER, 2, host->kick);
+    return true;
+}
+
+static bool add_doorbells(VirtioDevice *v, GError **err)
+{
+    v->kicks = epoll_create1(EPOLL_CLOEXEC);
+    if (v->kicks < 0)
+        return lodge_fail_errno(err, errno, "cannot create the doorbells");
+    for (unsigned i = 0; i < v->n_queues; i++)
+        if (!add_doorbell(v, i, err))
+            return false;
+    v->watch = machine_watch_fd(virtio_machine(v), v->kicks, G_IO_IN, kicks_ready, v);
     return true;
 }
 
@@ -619,6 +631,7 @@ bool virtio_device_realize(Device *dev, GError **err)
         v->host[i].kick = -1;
         virtq_reset(&v->queues[i]);
     }
+    v->kicks = -1;
     v->config_vector = MSI_NO_VECTOR;
     if (!type->start(v, err))
         goto fail;
@@ -626,11 +639,8 @@ bool virtio_device_realize(Device *dev, GError **err)
                         VIRTIO_BIT(VIRTIO_F_RING_EVENT_IDX);
     if (!type->busy)
         v->host_features |= VIRTIO_BIT(VIRTIO_F_RING_RESET);
-    if (!realize_pci(v, err))
+    if (!realize_pci(v, err) || !add_doorbells(v, err))
         goto fail;
-    for (unsigned i = 0; i < v->n_queues; i++)
-        if (!add_doorbell(v, i, err))
-            goto fail;
     machine_add_event_handler(dev->machine, machine_event, v);
     return true;
 
@@ -647,19 +657,22 @@ void virtio_device_unrealize(Device *dev)
     v->ended = true;
     if (type_of(v)->stop)
         type_of(v)->stop(v);
-    for (unsigned i = 0; i < v->n_queues; i++) {
-        VirtioQueueHost *host = &v->host[i];
-        if (host->watch) {
-            io_region_del_ioeventfd(v->pci.bar[BAR_INDEX].region,
-                                    PAGE_NOTIFY * BAR_PAGE + i * NOTIFY_MULTIPLIER, 2);
-            g_source_destroy(host->watch);
-            g_source_unref(host->watch);
-            host->watch = NULL;
-        }
-        if (host->kick >= 0)
-            close(host->kick);
-        host->kick = -1;
+    if (v->watch) {
+        g_source_destroy(v->watch);
+        g_source_unref(v->watch);
+        v->watch = NULL;
     }
+    for (unsigned i = 0; i < v->n_queues; i++) {
+        if (v->host[i].kick < 0)
+            continue;
+        io_region_del_ioeventfd(v->pci.bar[BAR_INDEX].region,
+                                PAGE_NOTIFY * BAR_PAGE + i * NOTIFY_MULTIPLIER, 2);
+        close(v->host[i].kick);
+        v->host[i].kick = -1;
+    }
+    if (v->kicks >= 0)
+        close(v->kicks);
+    v->kicks = -1;
     pci_device_exit(&v->pci);
 }
 

@@ -63,9 +63,8 @@ typedef struct VirtioDeviceType {
 } VirtioDeviceType;
 
 typedef struct VirtioQueueHost {
-    int kick;       /* eventfd: the driver's doorbell; -1 before realize */
-    GSource *watch;
-    bool held;      /* kicked while the machine was paused */
+    int kick;  /* eventfd: the driver's doorbell; -1 before realize */
+    bool held; /* kicked while the machine was paused */
 } VirtioQueueHost;
 
 struct VirtioDevice {
@@ -80,6 +79,8 @@ struct VirtioDevice {
     unsigned n_queues;
     uint64_t host_features; /* offered */
     VirtioQueueHost host[VIRTIO_QUEUES_MAX];
+    int kicks;      /* epoll: all the doorbells, so that the main loop has one descriptor a device */
+    GSource *watch;
     uint16_t cfg_window;    /* config space offset of the capability of 4.1.4.9 */
     bool resetting;         /* waits for requests in flight */
     uint8_t late_status;    /* written while resetting */
