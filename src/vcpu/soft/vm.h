@@ -379,7 +379,7 @@ static inline void soft_zf_set(SoftCpu *cpu, bool zf)
 /* The next instruction; interrupts are held off until after it. */
 void soft_shadow_begin(SoftCpu *cpu, bool mov_ss);
 
-/* ---- ports and MSRs (system-io.c, system-msr.c, pvclock.c) ------------------------------------------------------------ */
+/* ---- ports and MSRs (system-io.c, system-msr.c, pvclock.c) ------------------------------------------------------------ --- */
 
 uint64_t soft_port_read(SoftCpu *cpu, uint16_t port, unsigned size);
 void soft_port_write(SoftCpu *cpu, uint16_t port, unsigned size, uint64_t value);
