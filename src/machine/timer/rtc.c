@@ -29,6 +29,10 @@ enum {
 #define B_24H 0x02u
 #define C_IRQ 0x80u
 
+/* A guest may set dates that nanoseconds in 64 bits cannot count: years 1780 to 2223 are kept. */
+#define TIME_MIN_S (-INT64_C(6000000000))
+#define TIME_MAX_S INT64_C(8000000000)
+
 /* The update takes this long, and UIP announces it: 244 + 1984 us at 32.768 kHz. */
 #define UPDATE_NS INT64_C(2228000)
 
@@ -111,7 +115,7 @@ static int64_t registers_to_time(const Rtc *rtc)
         .tm_mon = (int)decode(rtc, rtc->cmos[RTC_MONTH]) - 1,
         .tm_year = (int)(century * 100 + decode(rtc, rtc->cmos[RTC_YEAR])) - 1900,
     };
-    return (int64_t)timegm(&tm) * NS_S;
+    return CLAMP((int64_t)timegm(&tm), TIME_MIN_S, TIME_MAX_S) * NS_S;
 }
 
 static bool clock_runs(const Rtc *rtc)
@@ -344,6 +348,13 @@ static void fill_memory(Rtc *rtc)
     c[0x5f] = (uint8_t)(m->n_vcpus - 1);
 }
 
+/* Such that no time between 2017 and 2048 makes the clock overflow. */
+static bool offset_sane(const Rtc *rtc)
+{
+    return rtc->offset_ns <= (TIME_MAX_S - INT64_C(1500000000)) * NS_S &&
+           rtc->offset_ns >= (TIME_MIN_S - INT64_C(2500000000)) * NS_S;
+}
+
 /* The battery keeps time and memory over a reset; interrupts go off (datasheet, RESET). */
 static void rtc_reset(Device *dev)
 {
@@ -352,6 +363,8 @@ static void rtc_reset(Device *dev)
     rtc->cmos[RTC_C] = 0;
     rtc->index = 0;
     rtc->replaced = false;
+    if (!offset_sane(rtc)) /* a restore failed half-way */
+        rtc->offset_ns = 0;
     rtc->checked_ns = now_ns(rtc);
     update_line(rtc);
     arm(rtc);
@@ -367,11 +380,17 @@ static void rtc_unrealize(Device *dev)
 static bool rtc_realize(Device *dev, GError **err)
 {
     Rtc *rtc = (Rtc *)dev;
+    int64_t offset_s = dev->machine->config->rtc_offset_s;
+    if (offset_s > 6000000000 || offset_s < -6000000000)
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "RTC offset of %" G_GINT64_FORMAT
+                          " seconds: must be within 6000000000 seconds (190 years) of now",
+                          offset_s);
     rtc->region = machine_map_ports(dev->machine, LAYOUT_PORT_RTC, 2, &rtc_ops, rtc, "rtc");
     if (!rtc->region)
         return lodge_fail(err, LODGE_ERROR_INTERNAL, "rtc: its ports are taken");
     rtc->timer = machine_timer_new(dev->machine, rtc_timer, rtc);
-    rtc->offset_ns = dev->machine->config->rtc_offset_s * NS_S;
+    rtc->offset_ns = offset_s * NS_S;
     rtc->cmos[RTC_A] = 0x26; /* 32.768 kHz, 1024 Hz */
     rtc->cmos[RTC_B] = B_24H;
     rtc->cmos[RTC_D] = 0x80;
@@ -384,8 +403,8 @@ static bool rtc_realize(Device *dev, GError **err)
 static bool rtc_loaded(Device *dev, GError **err)
 {
     Rtc *rtc = (Rtc *)dev;
-    const int64_t century = INT64_C(100) * 366 * 86400 * NS_S / 2;
-    if (rtc->offset_ns > century || rtc->offset_ns < -century || rtc->checked_ns < -century ||
+    if (!offset_sane(rtc) || rtc->checked_ns > (TIME_MAX_S + 500000000) * NS_S ||
+        rtc->checked_ns < TIME_MIN_S * NS_S ||
         rtc->periodic_ns < 0 || rtc->periodic_ns > machine_clock_ns(dev->machine))
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "rtc: impossible time in saved state");
     rtc->index &= 0x7f;
