@@ -141,25 +141,6 @@ GPtrArray *config_unknown_list_new(void)
     return g_ptr_array_new_with_free_func(unknown_free);
 }
 
-/* The place of @node among its parent's children of that name, from 1; 0: the only one. */
-static unsigned place_among(const ConfigNode *parent, const char *name, unsigned line,
-                            const ConfigNode *node)
-{
-    unsigned count = 0, place = 0;
-    for (unsigned i = 0; i < config_node_count(parent); i++) {
-        const ConfigNode *child = config_node_nth(parent, i);
-        if (!child->name || strcmp(child->name, name) != 0)
-            continue;
-        count++;
-        if (child == node)
-            place = count;
-        /* Without this bound a document of one list would take quadratic time. */
-        if (count > 256)
-            return place;
-    }
-    return count > 1 ? place : 0;
-}
-
 void config_note_unknown(ConfigContext *ctx, const ConfigNode *parent, const char *name,
                          unsigned line)
 {
@@ -436,16 +417,15 @@ static bool is_scalar(const ConfigField *f)
 }
 
 static bool parse_child(const ConfigSchema *schema, int row, ConfigObject *object,
-                        const ConfigNode *node, const ConfigNode *child, bool *seen,
+                        const ConfigNode *node, const ConfigNode *child, unsigned *seen,
                         ConfigContext *ctx, GError **err)
 {
     const ConfigField *f = &schema->fields[row];
     bool many = f->kind == FIELD_LIST || f->kind == FIELD_NODES;
-    size_t mark =
-        config_path_push(ctx, child->name, place_among(node, child->name, child->line, child));
-    if (!many && seen[row])
+    seen[row]++;
+    size_t mark = config_path_push(ctx, child->name, many ? seen[row] : 0);
+    if (!many && seen[row] > 1)
         return config_invalid(ctx, child->line, err, "this element may be given only once");
-    seen[row] = true;
     if (!parse_element(f, slot_of(object, f), child, ctx, err))
         return false;
     config_path_pop(ctx, mark);
@@ -457,7 +437,7 @@ static bool parse_child(const ConfigSchema *schema, int row, ConfigObject *objec
 }
 
 static bool parse_children(const ConfigSchema *schema, ConfigObject *object, const ConfigNode *node,
-                           bool *seen, ConfigContext *ctx, GError **err)
+                           unsigned *seen, ConfigContext *ctx, GError **err)
 {
     int last = -1;
     for (unsigned i = 0; i < config_node_count(node); i++) {
@@ -519,7 +499,7 @@ void *config_object_parse(const ConfigSchema *schema, const ConfigNode *node, Co
     unsigned n_fields = 0;
     while (schema->fields[n_fields].name)
         n_fields++;
-    g_autofree bool *seen = g_new0(bool, n_fields + 1);
+    g_autofree unsigned *seen = g_new0(unsigned, n_fields + 1);
     ConfigObject *object = config_object_new(schema);
     object->line = node->line;
     if (!check_required(schema, node, ctx, err) ||

@@ -10,6 +10,10 @@
 
 static char *golden_dir;
 
+#define MINIMAL_OPEN                                                                               \
+    "<domain type='kvm'><name>g</name><memory unit='MiB'>64</memory>"                              \
+    "<os><type arch='x86_64' machine='q35'>hvm</type></os>"
+
 #define MINIMAL(more)                                                                              \
     "<domain type='kvm'><name>g</name><memory unit='MiB'>64</memory>"                              \
     "<os><type arch='x86_64' machine='q35'>hvm</type></os>" more "</domain>"
@@ -278,6 +282,27 @@ static void test_hostile(void)
         g_string_append(many, "<a/>");
     g_string_append(many, "</domain>");
     expect_error(many->str, "elements and attributes");
+
+    /* Many of one list behind many of something else: linear, not quadratic. */
+    g_autoptr(GString) mixed = g_string_new(NULL);
+    for (unsigned i = 0; i < CONFIG_NODES_MAX / 4; i++)
+        g_string_append(mixed, "<a/>");
+    for (unsigned i = 0; i < CONFIG_NODES_MAX / 4; i++)
+        g_string_append(mixed, "<feature name='x'/>");
+    g_autofree char *cpu = g_strdup_printf(
+        "<domain type='kvm'><name>g</name><memory>64</memory><os><type>hvm</type></os><cpu>%s</cpu>"
+        "</domain>",
+        mixed->str);
+    gint64 start_us = g_get_monotonic_time();
+    g_autoptr(Domain) linear = parse_good(cpu);
+    g_assert_cmpuint(linear->cpu->features->len, ==, CONFIG_NODES_MAX / 4);
+    g_assert_cmpint(g_get_monotonic_time() - start_us, <, 5 * G_USEC_PER_SEC);
+
+    g_autoptr(GString) crowd = g_string_new(MINIMAL_OPEN "<devices>");
+    for (unsigned i = 0; i < 1025; i++)
+        g_string_append(crowd, "<sound model='ich9'/>");
+    g_string_append(crowd, "</devices></domain>");
+    expect_error(crowd->str, "more than 1024 devices");
 
     g_autofree char *big = g_malloc0(CONFIG_DOCUMENT_MAX + 1);
     g_autoptr(GError) err = NULL;

@@ -5,8 +5,9 @@
 
 #include "base/error.h"
 
-#define DOMAIN_DEVICE_KINDS_MAX 64  /* rows of domain_device_kinds; the unit test counts them */
-#define DOMAIN_NAME_MAX         200 /* leaves room for suffixes within NAME_MAX */
+#define DOMAIN_DEVICE_KINDS_MAX 64   /* rows of domain_device_kinds; the unit test counts them */
+#define DOMAIN_DEVICES_MAX      1024 /* of one guest */
+#define DOMAIN_NAME_MAX         200  /* leaves room for suffixes within NAME_MAX */
 
 /* ---- devices */
 
@@ -93,6 +94,9 @@ static bool devices_parse(void *slot, const ConfigNode *node, ConfigContext *ctx
                 return false;
             continue;
         }
+        if (devices->list->len >= DOMAIN_DEVICES_MAX)
+            return config_invalid(ctx, child->line, err, "more than %d devices",
+                                  DOMAIN_DEVICES_MAX);
         const DomainDeviceKind *kind = child->name ? domain_device_kind_find(child->name) : NULL;
         unsigned nth = kind ? ++seen[kind - domain_device_kinds] : 0;
         if (!device_parse(devices, node, child, nth, &after, ctx, err))
