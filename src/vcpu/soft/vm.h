@@ -72,7 +72,7 @@ struct SoftVm {
     int64_t tsc_offset;
 };
 
-/* ---- rarely used state ------------------------------------------------------------------------- */
+/* ---- rarely used state --- */
 
 #define SOFT_MTRR_VARIABLE 8
 
@@ -152,7 +152,7 @@ static inline bool soft_canonical(uint64_t linear)
     return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
 }
 
-/* ---- RAM (ram.c) ---------------------------------------------------------------------------------- */
+/* ---- RAM (ram.c) --- */
 
 /* A guest physical page: host address of its first byte (NULL: no RAM) and its word. */
 typedef struct SoftPage {
@@ -172,7 +172,7 @@ bool soft_ram_set(SoftVm *vm, unsigned slot, const VcpuRamSlot *ram, GError **er
 void soft_ram_free(SoftVm *vm);
 void soft_ram_dirty(VcpuVm *vm, uint64_t gpa, uint64_t size);
 
-/* ---- vCPUs among each other (sync.c) ---------------------------------------------------------------- */
+/* ---- vCPUs among each other (sync.c) --- */
 
 bool soft_sync_init(SoftCpu *cpu);
 void soft_sync_free(SoftCpu *cpu);
@@ -188,7 +188,7 @@ void soft_exclusive_end(SoftCpu *cpu);
 void soft_sync_sleep(SoftCpu *cpu);
 void soft_sync_wake(SoftCpu *cpu);
 
-/* ---- memory (mmu.c, walk.c, access.c) ------------------------------------------------------------------ */
+/* ---- memory (mmu.c, walk.c, access.c) --- */
 
 /* What a translation leads to. */
 typedef struct SoftTranslation {
@@ -249,7 +249,7 @@ void soft_probe_as(SoftCpu *cpu, unsigned mmu, uint64_t linear, unsigned size, u
 bool soft_physical_write(SoftVm *vm, uint64_t gpa, const void *from, unsigned size);
 bool soft_physical_read(SoftVm *vm, uint64_t gpa, void *to, unsigned size);
 
-/* ---- events (event.c, iret.c, task.c, run.c) -------------------------------------------------------------- */
+/* ---- events (event.c, iret.c, task.c, run.c) --- */
 
 enum { SOFT_EVENT_EXTERNAL, SOFT_EVENT_EXCEPTION, SOFT_EVENT_SOFTWARE, SOFT_EVENT_INT1 };
 
@@ -264,7 +264,7 @@ void soft_reset_init(SoftCpu *cpu); /* what the INIT signal does */
 /* Sets the debug trap that is due when this instruction is over. */
 void soft_debug_trap(SoftCpu *cpu, uint32_t dr6);
 
-/* ---- debug registers (debug.c) -------------------------------------------------------------------------------- */
+/* ---- debug registers (debug.c) --- */
 
 void soft_debug_update(SoftCpu *cpu); /* after DR7 changed */
 bool soft_debug_page_watched(const SoftCpu *cpu, uint64_t linear);
@@ -273,7 +273,7 @@ void soft_debug_port(SoftCpu *cpu, uint16_t port, unsigned size);
 /* DR6 bits of code breakpoints at the linear address @linear. */
 uint32_t soft_debug_code(const SoftCpu *cpu, uint64_t linear);
 
-/* ---- segmentation (segment.c, far.c, task.c) --------------------------------------------------------------------- */
+/* ---- segmentation (segment.c, far.c, task.c) --- */
 
 typedef struct SoftDescriptor {
     uint64_t low, high; /* high: the second half of a 16-byte system descriptor */
@@ -363,7 +363,7 @@ uint64_t soft_stack_pop(SoftCpu *cpu, SoftStack *s, unsigned size);
 /* Faults if @size bytes cannot be pushed. */
 void soft_stack_probe(SoftCpu *cpu, SoftStack *s, unsigned size);
 
-/* ---- operands of system instructions (system-misc.c) -------------------------------------------------- */
+/* ---- operands of system instructions (system-misc.c) --- */
 
 /* The r/m operand: a register or memory of @size bytes. */
 uint64_t soft_rm_read(SoftCpu *cpu, const SoftOp *op, unsigned size);
@@ -379,7 +379,7 @@ static inline void soft_zf_set(SoftCpu *cpu, bool zf)
 /* The next instruction; interrupts are held off until after it. */
 void soft_shadow_begin(SoftCpu *cpu, bool mov_ss);
 
-/* ---- ports and MSRs (system-io.c, system-msr.c, pvclock.c) ------------------------------------------------------------ --- */
+/* ---- ports and MSRs (system-io.c, system-msr.c, pvclock.c) --- */
 
 uint64_t soft_port_read(SoftCpu *cpu, uint16_t port, unsigned size);
 void soft_port_write(SoftCpu *cpu, uint16_t port, unsigned size, uint64_t value);
