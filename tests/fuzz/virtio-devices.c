@@ -66,7 +66,8 @@ static void make_device(Fuzz *f, unsigned kind)
 /* The whole start, so that inputs need not find it. */
 static void start(Fuzz *f)
 {
-    uint64_t features = test_features(f->dev) & (take(&f->in, 1) & 1 ? UINT64_MAX : take(&f->in, 6));
+    uint64_t features =
+        test_features(f->dev) & (take(&f->in, 1) & 1 ? UINT64_MAX : take(&f->in, 6));
     test_negotiate(f->dev, features);
     for (unsigned i = 0; i < QUEUES; i++) {
         test_bar_write(f->dev, TEST_COMMON + 22, 2, i);

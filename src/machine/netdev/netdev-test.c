@@ -14,7 +14,7 @@ static const uint8_t guest_mac[6] = {0x52, 0x54, 0, 1, 2, 3};
 typedef struct Guest {
     Machine *m;
     Netdev *n;
-    bool full;        /* no room for frames */
+    bool full;         /* no room for frames */
     GPtrArray *frames; /* of GByteArray */
 } Guest;
 
@@ -117,8 +117,8 @@ static uint16_t ip_checksum(const uint8_t *p, size_t size)
     return (uint16_t)~sum;
 }
 
-static size_t put_udp(uint8_t *f, const uint8_t *mac, uint32_t from, uint32_t to, uint16_t from_port,
-                      uint16_t to_port, const void *data, size_t size)
+static size_t put_udp(uint8_t *f, const uint8_t *mac, uint32_t from, uint32_t to,
+                      uint16_t from_port, uint16_t to_port, const void *data, size_t size)
 {
     put_ethernet(f, mac, 0x0800);
     uint8_t *ip = f + 14, *udp = ip + 20;
@@ -243,8 +243,8 @@ static void test_user_forward(void)
     guest_start(&g, "user", options);
     guest_dhcp(&g);
     guest_arp(&g, 0x0a00020f, 0x0a000202, mac);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port),
-                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     (void)!connect(fd, (struct sockaddr *)&a, sizeof(a));
     unsigned seen = g.frames->len;
@@ -262,10 +262,10 @@ static void test_user_forward(void)
         g_assert_true(guest_wait(&g, seen + 2));
         syn = guest_frame(&g, seen + 1);
     }
-    g_assert_cmpuint(syn[23], ==, 6);                   /* TCP */
+    g_assert_cmpuint(syn[23], ==, 6); /* TCP */
     g_assert_cmphex(be32_get(syn + 30), ==, 0x0a00020f);
     g_assert_cmpuint(be16_get(syn + 36), ==, 22);
-    g_assert_cmphex(syn[47] & 0x12, ==, 0x02);          /* SYN without ACK */
+    g_assert_cmphex(syn[47] & 0x12, ==, 0x02); /* SYN without ACK */
     close(fd);
     guest_end(&g);
 }
@@ -298,7 +298,7 @@ static void test_user_options(void)
 {
     Machine *m = test_machine(1);
     static const char *const bad[] = {
-        "net=10.0.2.0/33", "net=nonsense",    "restrict=maybe",       "ipv6=2",
+        "net=10.0.2.0/33", "net=nonsense",     "restrict=maybe",       "ipv6=2",
         "hostfwd=tcp:22",  "hostfwd=sctp:1-2", "hostfwd=tcp:70000-22", "hostfwd=tcp:1.2.3:4-5",
         "color=red",
     };

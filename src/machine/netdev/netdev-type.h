@@ -31,7 +31,8 @@ struct Netdev {
 extern const NetdevType *const netdev_types[];
 extern const NetdevType netdev_type_user, netdev_type_tap_fd;
 
-/* A frame from outside for the device: delivered, held, or dropped when too many are held. Machine lock held. */
+/* A frame from outside for the device: delivered, held, or dropped when too many are held. Machine
+ * lock held. */
 void netdev_deliver(Netdev *n, const uint8_t *frame, size_t size);
 /* Whether a frame would be delivered at once. */
 bool netdev_has_room(Netdev *n);

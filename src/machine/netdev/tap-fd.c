@@ -82,9 +82,10 @@ static bool tap_check(const NetdevTap *t, const char *id, GError **err)
     struct ifreq request = {0};
     if (ioctl(t->fd, TUNGETIFF, &request) == 0) {
         if (request.ifr_flags & IFF_VNET_HDR)
-            return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                              "netdev '%s': tap %.15s was opened with IFF_VNET_HDR; open it without",
-                              id, request.ifr_name);
+            return lodge_fail(
+                err, LODGE_ERROR_UNSUPPORTED,
+                "netdev '%s': tap %.15s was opened with IFF_VNET_HDR; open it without", id,
+                request.ifr_name);
         if (!(request.ifr_flags & IFF_TAP) || !(request.ifr_flags & IFF_NO_PI))
             return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
                               "netdev '%s': %.15s is not a tap opened with IFF_TAP | IFF_NO_PI", id,

@@ -33,7 +33,7 @@ typedef struct NetdevUserMode {
     Netdev netdev; /* first */
     Slirp *slirp;
     GSource *source;
-    GArray *polls; /* of UserPoll */
+    GArray *polls;      /* of UserPoll */
     gint64 deadline_us; /* monotonic: slirp's timers need a turn then; G_MAXINT64: none */
     char *hostname, *domain;
     uint8_t frame[NETDEV_FRAME_MAX]; /* one being sent */
@@ -325,7 +325,8 @@ static bool parse_network(SlirpConfig *c, const char *id, const char *text, GErr
 static bool user_open(Netdev *n, const MachineItem *item, GError **err)
 {
     NetdevUserMode *u = (NetdevUserMode *)n;
-    const char *network = machine_item_get(item, "net"), *forwards = machine_item_get(item, "hostfwd");
+    const char *network = machine_item_get(item, "net"),
+               *forwards = machine_item_get(item, "hostfwd");
     SlirpConfig c = {.version = 4, .in_enabled = true};
     bool restricted, ipv6;
 
@@ -374,8 +375,8 @@ static void user_close(Netdev *n)
     g_free(u->domain);
 }
 
-static const char *const user_options[] = {"net",  "hostfwd",  "restrict", "ipv6",
-                                           "hostname", "domain", NULL};
+static const char *const user_options[] = {"net",      "hostfwd", "restrict", "ipv6",
+                                           "hostname", "domain",  NULL};
 
 const NetdevType netdev_type_user = {
     .name = "user",

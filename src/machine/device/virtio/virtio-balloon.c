@@ -22,8 +22,9 @@ enum { BUDGET = 32 };
 
 typedef struct VirtioBalloon {
     VirtioDevice virtio; /* first */
-    uint32_t target_pages, actual_pages; /* 4 KiB pages in the balloon: wanted, told by the driver */
-    uint8_t stats_held;                  /* the driver's statistics buffer is here */
+    uint32_t target_pages,
+        actual_pages;   /* 4 KiB pages in the balloon: wanted, told by the driver */
+    uint8_t stats_held; /* the driver's statistics buffer is here */
     uint16_t stats_head;
     MachineBalloonStats stats;
     /* Host side. */
@@ -302,11 +303,18 @@ static bool balloon_restored(VirtioDevice *v, GError **err)
 }
 
 static const DeviceOption balloon_options[] = {
-    {.name = "deflate-on-oom", .type = OPTION_BOOL, .fallback = "off",
+    {.name = "deflate-on-oom",
+     .type = OPTION_BOOL,
+     .fallback = "off",
      .help = "the guest may take memory back rather than kill a process"},
-    {.name = "free-page-reporting", .type = OPTION_BOOL, .fallback = "off",
+    {.name = "free-page-reporting",
+     .type = OPTION_BOOL,
+     .fallback = "off",
      .help = "the guest names free pages and the host takes their memory"},
-    {.name = "stats-interval", .type = OPTION_UINT, .fallback = "0", .max = 86400,
+    {.name = "stats-interval",
+     .type = OPTION_UINT,
+     .fallback = "0",
+     .max = 86400,
      .help = "seconds between two readings of the guest's statistics; 0: one when it starts"},
     {0},
 };
@@ -329,8 +337,8 @@ static const StateField balloon_state[] = {
 };
 
 const VirtioDeviceType virtio_balloon_type = {
-    .base = VIRTIO_DEVICE_BASE("virtio-balloon", "memory balloon", VirtioBalloon,
-                               balloon_options, balloon_state),
+    .base = VIRTIO_DEVICE_BASE("virtio-balloon", "memory balloon", VirtioBalloon, balloon_options,
+                               balloon_state),
     .virtio_id = 5,
     .class_code = 0x00ff00,
     .config_size = CONFIG_SIZE,

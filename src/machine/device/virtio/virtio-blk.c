@@ -257,8 +257,8 @@ static void request_start(BlkRequest *r, uint32_t type, uint64_t sector)
         status = start_ranges(r, type == BLK_T_DISCARD);
         break;
     case BLK_T_GET_ID: {
-        size_t n = virt_chain_write(&r->chain, virtio_machine(&r->blk->virtio), 0, r->blk->id,
-                                    ID_SIZE);
+        size_t n =
+            virt_chain_write(&r->chain, virtio_machine(&r->blk->virtio), 0, r->blk->id, ID_SIZE);
         request_finish(r, BLK_S_OK, n);
         return;
     }
@@ -408,7 +408,8 @@ static bool block_sizes(VirtioBlk *b, GError **err)
     b->physical_block = (uint32_t)device_option_uint(dev, "physical-block-size");
     if (b->physical_block < b->logical_block)
         b->physical_block = b->logical_block;
-    if ((b->logical_block & (b->logical_block - 1)) || (b->physical_block & (b->physical_block - 1)))
+    if ((b->logical_block & (b->logical_block - 1)) ||
+        (b->physical_block & (b->physical_block - 1)))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "virtio-blk: block sizes %u and %u must be powers of two",
                           b->logical_block, b->physical_block);
@@ -429,8 +430,7 @@ static bool open_drive(VirtioBlk *b, GError **err)
     b->node = block_ref(node);
     b->read_only = block_read_only(node);
     const char *cache = machine_item_get(item, "cache");
-    b->writethrough =
-        g_strcmp0(cache, "writethrough") == 0 || g_strcmp0(cache, "directsync") == 0;
+    b->writethrough = g_strcmp0(cache, "writethrough") == 0 || g_strcmp0(cache, "directsync") == 0;
     b->discard = g_strcmp0(machine_item_get(item, "discard"), "unmap") == 0;
     if (!serial)
         serial = machine_item_get(item, "serial");
@@ -511,16 +511,33 @@ static bool blk_restored(VirtioDevice *v, GError **err)
 
 static const DeviceOption blk_options[] = {
     {.name = "drive", .type = OPTION_STRING, .help = "the drive that it shows"},
-    {.name = "serial", .type = OPTION_STRING, .optional = true,
+    {.name = "serial",
+     .type = OPTION_STRING,
+     .optional = true,
      .help = "serial number, at most 20 characters; default: the drive's"},
-    {.name = "num-queues", .type = OPTION_UINT, .fallback = "0", .max = VCPU_COUNT_MAX,
+    {.name = "num-queues",
+     .type = OPTION_UINT,
+     .fallback = "0",
+     .max = VCPU_COUNT_MAX,
      .help = "request queues; 0: one for each vCPU"},
-    {.name = "queue-size", .type = OPTION_UINT, .fallback = "256", .min = 4, .max = 1024,
+    {.name = "queue-size",
+     .type = OPTION_UINT,
+     .fallback = "256",
+     .min = 4,
+     .max = 1024,
      .help = "entries of each ring, a power of two"},
-    {.name = "logical-block-size", .type = OPTION_UINT, .fallback = "512", .min = 512, .max = 4096,
+    {.name = "logical-block-size",
+     .type = OPTION_UINT,
+     .fallback = "512",
+     .min = 512,
+     .max = 4096,
      .help = "block size that the guest addresses by, in bytes"},
-    {.name = "physical-block-size", .type = OPTION_UINT, .fallback = "512", .min = 512,
-     .max = 65536, .help = "block size that is written without reading first, in bytes"},
+    {.name = "physical-block-size",
+     .type = OPTION_UINT,
+     .fallback = "512",
+     .min = 512,
+     .max = 65536,
+     .help = "block size that is written without reading first, in bytes"},
     {0},
 };
 

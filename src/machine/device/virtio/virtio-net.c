@@ -12,7 +12,11 @@
 enum { NET_F_MTU = 3, NET_F_MAC = 5, NET_F_MRG_RXBUF = 15, NET_F_STATUS = 16 };
 /* 5.1.4 Device configuration layout: mac, status, max_virtqueue_pairs, mtu */
 enum { NET_CONFIG_SIZE = 12, NET_S_LINK_UP = 1 };
-enum { NET_RX = 0, NET_TX = 1, NET_TX_BUDGET = 256 /* frames sent before others have their turn */ };
+enum {
+    NET_RX = 0,
+    NET_TX = 1,
+    NET_TX_BUDGET = 256 /* frames sent before others have their turn */
+};
 /* 5.1.6 struct virtio_net_hdr, 12 bytes with VERSION_1; num_buffers is its last member */
 enum { NET_HEADER_SIZE = 12, NET_HEADER_NUM_BUFFERS = 10 };
 
@@ -92,8 +96,8 @@ static void net_receive(void *opaque, const uint8_t *frame, size_t size)
         if (!virtio_pop(v, NET_RX, c))
             goto drop;
         size_t reserve = used == 0 ? NET_HEADER_SIZE : 0;
-        if (c->in_size <= reserve || (!virtio_has(v, NET_F_MRG_RXBUF) &&
-                                      c->in_size < reserve + size)) {
+        if (c->in_size <= reserve ||
+            (!virtio_has(v, NET_F_MRG_RXBUF) && c->in_size < reserve + size)) {
             used++;
             goto drop; /* 5.1.6.4: the driver's buffers are too small for this frame */
         }
@@ -145,7 +149,7 @@ static void default_mac(VirtioNet *n, const char *netdev)
     uint32_t hash = g_str_hash(netdev) ^ g_str_hash(config->name ? config->name : "");
     for (unsigned i = 0; i < sizeof(config->uuid); i++)
         hash = hash * 33 + config->uuid[i];
-    const uint8_t mac[6] = {0x52, 0x54, 0x00, (uint8_t)(hash >> 16), (uint8_t)(hash >> 8),
+    const uint8_t mac[6] = {0x52,         0x54, 0x00, (uint8_t)(hash >> 16), (uint8_t)(hash >> 8),
                             (uint8_t)hash};
     memcpy(n->mac, mac, 6);
 }
@@ -200,11 +204,20 @@ static void net_stop(VirtioDevice *v)
 
 static const DeviceOption net_options[] = {
     {.name = "netdev", .type = OPTION_STRING, .help = "the netdev that it is connected to"},
-    {.name = "mac", .type = OPTION_MAC, .optional = true,
+    {.name = "mac",
+     .type = OPTION_MAC,
+     .optional = true,
      .help = "the card's address; default: made from the machine's UUID"},
-    {.name = "mtu", .type = OPTION_UINT, .fallback = "0", .max = 65535,
+    {.name = "mtu",
+     .type = OPTION_UINT,
+     .fallback = "0",
+     .max = 65535,
      .help = "largest packet to tell the guest; 0: not told"},
-    {.name = "queue-size", .type = OPTION_UINT, .fallback = "256", .min = 16, .max = 1024,
+    {.name = "queue-size",
+     .type = OPTION_UINT,
+     .fallback = "256",
+     .min = 16,
+     .max = 1024,
      .help = "entries of each ring, a power of two"},
     {0},
 };

@@ -204,8 +204,9 @@ static void reset_deferred(void *opaque)
 }
 
 /*
- * 2.4.1: after a reset the device touches neither memory nor rings. Requests in flight are waited for
- * on the main thread; until then the status does not read as 0, which the driver waits for (4.1.4.3.2).
+ * 2.4.1: after a reset the device touches neither memory nor rings. Requests in flight are waited
+ * for on the main thread; until then the status does not read as 0, which the driver waits for
+ * (4.1.4.3.2).
  */
 static void reset_requested(VirtioDevice *v)
 {
@@ -238,8 +239,7 @@ static void status_written(VirtioDevice *v, uint8_t value)
         if ((v->driver_features & ~v->host_features) || !virtio_has(v, VIRTIO_F_VERSION_1))
             added &= (uint8_t)~VIRTIO_STATUS_FEATURES_OK;
     }
-    if ((added & VIRTIO_STATUS_DRIVER_OK) &&
-        !((v->status | added) & VIRTIO_STATUS_FEATURES_OK))
+    if ((added & VIRTIO_STATUS_DRIVER_OK) && !((v->status | added) & VIRTIO_STATUS_FEATURES_OK))
         added &= (uint8_t)~VIRTIO_STATUS_DRIVER_OK;
     v->status |= added;
     if ((added & VIRTIO_STATUS_FEATURES_OK) && type_of(v)->features)
@@ -322,15 +322,24 @@ static uint64_t common_field(VirtioDevice *v, unsigned field)
 static const struct CommonField {
     uint8_t offset, size;
 } common_fields[] = {
-    {COMMON_DEVICE_FEATURE_SELECT, 4}, {COMMON_DEVICE_FEATURE, 4},
-    {COMMON_DRIVER_FEATURE_SELECT, 4}, {COMMON_DRIVER_FEATURE, 4},
-    {COMMON_CONFIG_VECTOR, 2},         {COMMON_NUM_QUEUES, 2},
-    {COMMON_STATUS, 1},                {COMMON_GENERATION, 1},
-    {COMMON_QUEUE_SELECT, 2},          {COMMON_QUEUE_SIZE, 2},
-    {COMMON_QUEUE_VECTOR, 2},          {COMMON_QUEUE_ENABLE, 2},
-    {COMMON_QUEUE_NOTIFY_OFF, 2},      {COMMON_QUEUE_DESC, 8},
-    {COMMON_QUEUE_DRIVER, 8},          {COMMON_QUEUE_DEVICE, 8},
-    {COMMON_QUEUE_NOTIFY_DATA, 2},     {COMMON_QUEUE_RESET, 2},
+    {COMMON_DEVICE_FEATURE_SELECT, 4},
+    {COMMON_DEVICE_FEATURE, 4},
+    {COMMON_DRIVER_FEATURE_SELECT, 4},
+    {COMMON_DRIVER_FEATURE, 4},
+    {COMMON_CONFIG_VECTOR, 2},
+    {COMMON_NUM_QUEUES, 2},
+    {COMMON_STATUS, 1},
+    {COMMON_GENERATION, 1},
+    {COMMON_QUEUE_SELECT, 2},
+    {COMMON_QUEUE_SIZE, 2},
+    {COMMON_QUEUE_VECTOR, 2},
+    {COMMON_QUEUE_ENABLE, 2},
+    {COMMON_QUEUE_NOTIFY_OFF, 2},
+    {COMMON_QUEUE_DESC, 8},
+    {COMMON_QUEUE_DRIVER, 8},
+    {COMMON_QUEUE_DEVICE, 8},
+    {COMMON_QUEUE_NOTIFY_DATA, 2},
+    {COMMON_QUEUE_RESET, 2},
 };
 
 static uint64_t common_read(VirtioDevice *v, uint64_t offset, unsigned size)
@@ -401,7 +410,8 @@ static void common_write_queue(VirtioDevice *v, uint64_t offset, uint64_t value)
     }
 }
 
-/* 4.1.3.1: a driver uses each field's natural width (64-bit fields in two halves); others are ignored. */
+/* 4.1.3.1: a driver uses each field's natural width (64-bit fields in two halves); others are
+ * ignored. */
 static bool common_width_ok(uint64_t offset, unsigned size)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(common_fields); i++) {
@@ -606,7 +616,8 @@ static bool add_doorbell(VirtioDevice *v, unsigned index, GError **err)
         return lodge_fail_errno(err, errno, "cannot create the doorbell of queue %u", index);
     /* Without an ioeventfd (too many) bar_write rings the bell. */
     (void)io_region_add_ioeventfd(v->pci.bar[BAR_INDEX].region,
-                                  PAGE_NOTIFY * BAR_PAGE + index * NOTIFY_MULTIPLIER, 2, host->kick);
+                                  PAGE_NOTIFY * BAR_PAGE + index * NOTIFY_MULTIPLIER, 2,
+                                  host->kick);
     return true;
 }
 
@@ -716,7 +727,8 @@ bool virtio_device_state_loaded(Device *dev, GError **err)
     VirtioDevice *v = (VirtioDevice *)dev;
     if (v->driver_features & ~v->host_features)
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: the saved features 0x%" PRIx64 " are not all offered (0x%" PRIx64 ")",
+                          "%s: the saved features 0x%" PRIx64 " are not all offered (0x%" PRIx64
+                          ")",
                           dev->type->name, v->driver_features, v->host_features);
     if (v->config_vector != MSI_NO_VECTOR && v->config_vector >= v->pci.msix_vectors)
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: configuration vector %u of %u",

@@ -108,9 +108,15 @@ static bool rng_restored(VirtioDevice *v, GError **err)
 }
 
 static const DeviceOption rng_options[] = {
-    {.name = "max-bytes", .type = OPTION_SIZE, .fallback = "0",
+    {.name = "max-bytes",
+     .type = OPTION_SIZE,
+     .fallback = "0",
      .help = "bytes that the guest may take in one period; 0: no limit"},
-    {.name = "period", .type = OPTION_UINT, .fallback = "1000", .min = 1, .max = 3600000,
+    {.name = "period",
+     .type = OPTION_UINT,
+     .fallback = "1000",
+     .min = 1,
+     .max = 3600000,
      .help = "length of the period of max-bytes in milliseconds"},
     {0},
 };
@@ -122,8 +128,8 @@ static const StateField rng_state[] = {
 };
 
 const VirtioDeviceType virtio_rng_type = {
-    .base = VIRTIO_DEVICE_BASE("virtio-rng", "random numbers from the host", VirtioRng,
-                               rng_options, rng_state),
+    .base = VIRTIO_DEVICE_BASE("virtio-rng", "random numbers from the host", VirtioRng, rng_options,
+                               rng_state),
     .virtio_id = 4,
     .class_code = 0x00ff00,
     .start = rng_start,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The ports of virtio-serial: virtconsole (hvc in Linux) and virtserialport (a named data channel). */
+/* The ports of virtio-serial: virtconsole (hvc in Linux) and virtserialport (a named data channel).
+ */
 #include <string.h>
 
 #include "base/error.h"
@@ -70,18 +71,31 @@ static void port_unrealize(Device *dev)
 
 #define PORT_OPTIONS                                                                               \
     {.name = "chardev", .type = OPTION_STRING, .optional = true, .help = "where it leads"},        \
-    {.name = "bus", .type = OPTION_STRING, .optional = true,                                       \
-     .help = "id of its virtio-serial device; default: the first"},                                \
-    {.name = "nr", .type = OPTION_UINT, .optional = true, .max = SERIAL_PORTS_MAX - 1,             \
-     .help = "port number; default: the first free one"},                                          \
-    {.name = "name", .type = OPTION_STRING, .optional = true,                                      \
-     .help = "the guest finds the port by it (/dev/virtio-ports/NAME)"}
+        {.name = "bus",                                                                            \
+         .type = OPTION_STRING,                                                                    \
+         .optional = true,                                                                         \
+         .help = "id of its virtio-serial device; default: the first"},                            \
+        {.name = "nr",                                                                             \
+         .type = OPTION_UINT,                                                                      \
+         .optional = true,                                                                         \
+         .max = SERIAL_PORTS_MAX - 1,                                                              \
+         .help = "port number; default: the first free one"},                                      \
+    {                                                                                              \
+        .name = "name", .type = OPTION_STRING, .optional = true,                                   \
+        .help = "the guest finds the port by it (/dev/virtio-ports/NAME)"                          \
+    }
 
 static const DeviceOption console_options[] = {
     PORT_OPTIONS,
-    {.name = "columns", .type = OPTION_UINT, .fallback = "0", .max = 65535,
+    {.name = "columns",
+     .type = OPTION_UINT,
+     .fallback = "0",
+     .max = 65535,
      .help = "width to tell the guest; 0: not told"},
-    {.name = "rows", .type = OPTION_UINT, .fallback = "0", .max = 65535,
+    {.name = "rows",
+     .type = OPTION_UINT,
+     .fallback = "0",
+     .max = 65535,
      .help = "height to tell the guest; 0: not told"},
     {0},
 };

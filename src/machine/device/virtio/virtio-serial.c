@@ -322,8 +322,8 @@ static bool serial_start(VirtioDevice *v, GError **err)
     s->max_ports = (unsigned)device_option_uint(&v->pci.dev, "max-ports");
     virt_chain_init(&s->chain);
     for (unsigned i = 0; i < 2 * s->max_ports + 2; i++)
-        virtio_add_queue(v, i == CONTROL_RX || i == CONTROL_TX ? CONTROL_QUEUE_SIZE
-                                                               : PORT_QUEUE_SIZE);
+        virtio_add_queue(v,
+                         i == CONTROL_RX || i == CONTROL_TX ? CONTROL_QUEUE_SIZE : PORT_QUEUE_SIZE);
     v->host_features = VIRTIO_BIT(CONSOLE_F_MULTIPORT) | VIRTIO_BIT(CONSOLE_F_EMERG_WRITE);
     return true;
 }
@@ -351,7 +351,11 @@ static bool serial_restored(VirtioDevice *v, GError **err)
 }
 
 static const DeviceOption serial_options[] = {
-    {.name = "max-ports", .type = OPTION_UINT, .fallback = "31", .min = 1, .max = SERIAL_PORTS_MAX,
+    {.name = "max-ports",
+     .type = OPTION_UINT,
+     .fallback = "31",
+     .min = 1,
+     .max = SERIAL_PORTS_MAX,
      .help = "how many ports there can be"},
     {0},
 };

@@ -8,19 +8,19 @@
 #include "machine/chardev/chardev.h"
 #include "machine/device/virtio/virtio.h"
 
-#define SERIAL_PORTS_MAX     31
-#define SERIAL_NAME_MAX      63 /* bytes of a port's name */
-#define SERIAL_MESSAGE_MAX   (8 + SERIAL_NAME_MAX + 1)
-#define SERIAL_MESSAGES_MAX  192 /* waiting for the driver to have room; more are dropped */
+#define SERIAL_PORTS_MAX    31
+#define SERIAL_NAME_MAX     63 /* bytes of a port's name */
+#define SERIAL_MESSAGE_MAX  (8 + SERIAL_NAME_MAX + 1)
+#define SERIAL_MESSAGES_MAX 192 /* waiting for the driver to have room; more are dropped */
 
 typedef struct VirtioSerial VirtioSerial;
 
 typedef struct SerialPort {
-    Device dev; /* first */
+    Device dev;        /* first */
     VirtioSerial *bus; /* NULL until attached */
     unsigned nr;
     bool is_console;
-    const char *name; /* NULL: none */
+    const char *name;       /* NULL: none */
     uint16_t columns, rows; /* 0: not known */
     Chardev *chardev;       /* NULL: none */
     uint8_t host_open;      /* a peer is there */

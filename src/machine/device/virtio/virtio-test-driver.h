@@ -13,7 +13,8 @@
 
 Machine *test_machine_new(uint64_t ram_size, unsigned n_vcpus);
 void test_machine_free(Machine *m);
-void test_machine_set_status(Machine *m, MachineStatus status); /* PAUSED to RUNNING: emits RESUME */
+void test_machine_set_status(Machine *m,
+                             MachineStatus status); /* PAUSED to RUNNING: emits RESUME */
 /* Runs the main loop until nothing is left to do (at most @rounds rounds; 0: 10000). */
 void test_run(Machine *m, unsigned rounds);
 void test_clock_advance(Machine *m, int64_t ns);

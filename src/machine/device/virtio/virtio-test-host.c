@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The host side of virtio-test-driver.h: doubles of a disk, of character devices and of a network. */
+/* The host side of virtio-test-driver.h: doubles of a disk, of character devices and of a network.
+ */
 #include <errno.h>
 #include <string.h>
 #include <sys/eventfd.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The machine of virtio-test-driver.h: RAM, a clock, a main loop, PCI registers and MSI-X counters. */
+/* The machine of virtio-test-driver.h: RAM, a clock, a main loop, PCI registers and MSI-X counters.
+ */
 #include <errno.h>
 #include <glib-unix.h>
 #include <string.h>
@@ -81,7 +82,8 @@ void test_check_dirty(Machine *m)
 {
     for (uint64_t page = 0; page < m->config.memory_size; page += 4096)
         if (memcmp(m->ram + page, m->shadow + page, 4096) != 0)
-            g_error("a device wrote page 0x%" G_GINT64_MODIFIER "x without machine_ram_dirty", page);
+            g_error("a device wrote page 0x%" G_GINT64_MODIFIER "x without machine_ram_dirty",
+                    page);
 }
 
 /* ---- status, lock, events ---- */
@@ -151,7 +153,8 @@ static gboolean watch_ready(gint fd, GIOCondition condition, gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-GSource *machine_watch_fd(Machine *m, int fd, GIOCondition condition, MachineFdHandler f, void *opaque)
+GSource *machine_watch_fd(Machine *m, int fd, GIOCondition condition, MachineFdHandler f,
+                          void *opaque)
 {
     Watch *w = g_new(Watch, 1);
     *w = (Watch){fd, f, opaque};

@@ -263,8 +263,8 @@ static void blk_add(TestQueue *q, unsigned slot, uint32_t type, uint64_t sector,
     test_ram_write(m, HEADER + 16ull * slot, header, sizeof(header));
     test_ram_write(m, STATUS + slot, "\xff", 1);
     bool in = type == T_IN || type == T_GET_ID;
-    TestBuffer buffers[3] = {{HEADER + 16ull * slot, 16, false}, {gpa, size, in},
-                             {STATUS + slot, 1, true}};
+    TestBuffer buffers[3] = {
+        {HEADER + 16ull * slot, 16, false}, {gpa, size, in}, {STATUS + slot, 1, true}};
     if (!size)
         buffers[1] = buffers[2];
     if (((VirtioDevice *)q->dev)->driver_features & VIRTIO_BIT(VIRTIO_F_RING_INDIRECT_DESC))
@@ -322,8 +322,8 @@ static void test_blk(void)
     test_machine_free(m);
 }
 
-static uint8_t blk_range(TestQueue *q, uint32_t type, uint64_t sector, uint32_t count, uint32_t flags,
-                         unsigned repeat)
+static uint8_t blk_range(TestQueue *q, uint32_t type, uint64_t sector, uint32_t count,
+                         uint32_t flags, unsigned repeat)
 {
     uint8_t raw[32 * 16];
     for (unsigned i = 0; i < repeat; i++) {
@@ -493,7 +493,8 @@ static void test_net_transmit(void)
 {
     Machine *m = test_machine_new(RAM, 1);
     TestNet *net = test_net(m);
-    Device *dev = new_device(m, &virtio_net_type.base, "netdev=net0,mac=52:54:00:aa:bb:0c,mtu=9000");
+    Device *dev =
+        new_device(m, &virtio_net_type.base, "netdev=net0,mac=52:54:00:aa:bb:0c,mtu=9000");
     TestQueue q[2];
     const uint8_t mac[6] = {0x52, 0x54, 0x00, 0xaa, 0xbb, 0x0c};
     for (unsigned i = 0; i < 6; i++)
@@ -596,8 +597,16 @@ static void test_net_options(void)
 
 /* ---- serial ---- */
 
-enum { MULTIPORT = 1, EV_READY = 0, EV_ADD = 1, EV_PORT_READY = 3, EV_CONSOLE = 4, EV_RESIZE = 5,
-       EV_OPEN = 6, EV_NAME = 7 };
+enum {
+    MULTIPORT = 1,
+    EV_READY = 0,
+    EV_ADD = 1,
+    EV_PORT_READY = 3,
+    EV_CONSOLE = 4,
+    EV_RESIZE = 5,
+    EV_OPEN = 6,
+    EV_NAME = 7
+};
 
 static void control(TestQueue *tx, uint32_t port, uint16_t event, uint16_t value)
 {
@@ -744,7 +753,8 @@ static void test_serial_options(void)
 static void test_balloon(void)
 {
     Machine *m = test_machine_new(RAM, 1);
-    Device *dev = new_device(m, &virtio_balloon_type.base, "stats-interval=2,free-page-reporting=on");
+    Device *dev =
+        new_device(m, &virtio_balloon_type.base, "stats-interval=2,free-page-reporting=on");
     TestQueue q[4];
     GError *err = NULL;
     uint64_t bytes;

@@ -11,8 +11,8 @@
 #include "machine/device/virtio/virtqueue.h"
 #include "machine/pci/pci.h"
 
-#define VIRTIO_QUEUES_MAX  66
-#define VIRTIO_CONFIG_MAX  64 /* bytes of device-specific configuration */
+#define VIRTIO_QUEUES_MAX 66
+#define VIRTIO_CONFIG_MAX 64 /* bytes of device-specific configuration */
 
 /* VIRTIO 1.2, 2.1 Device Status Field */
 enum {
@@ -37,7 +37,7 @@ enum {
 typedef struct VirtioDevice VirtioDevice;
 
 typedef struct VirtioDeviceType {
-    DeviceType base; /* first; VIRTIO_DEVICE_BASE fills it */
+    DeviceType base;      /* first; VIRTIO_DEVICE_BASE fills it */
     uint16_t virtio_id;   /* VIRTIO 1.2, 5 Device Types */
     uint32_t class_code;  /* PCI */
     unsigned config_size; /* bytes, at most VIRTIO_CONFIG_MAX */
@@ -55,7 +55,8 @@ typedef struct VirtioDeviceType {
     void (*queue)(VirtioDevice *v, unsigned index);
     /* Nothing is in flight; forget what the driver told. The queues are gone after it. */
     void (*reset)(VirtioDevice *v);
-    /* Whether requests are in flight, and waiting for them (all, or those of one queue). Both may be NULL. */
+    /* Whether requests are in flight, and waiting for them (all, or those of one queue). Both may
+     * be NULL. */
     bool (*busy)(VirtioDevice *v);
     void (*drain)(VirtioDevice *v);
     /* After a restore, queues included; may be NULL. */
@@ -79,18 +80,21 @@ struct VirtioDevice {
     unsigned n_queues;
     uint64_t host_features; /* offered */
     VirtioQueueHost host[VIRTIO_QUEUES_MAX];
-    int kicks;      /* epoll: all the doorbells, so that the main loop has one descriptor a device */
+    int kicks; /* epoll: all the doorbells, so that the main loop has one descriptor a device */
     GSource *watch;
-    uint16_t cfg_window;    /* config space offset of the capability of 4.1.4.9 */
-    bool resetting;         /* waits for requests in flight */
-    uint8_t late_status;    /* written while resetting */
-    bool ended;             /* unrealized: callbacks must not touch it */
-    const char *error;      /* why NEEDS_RESET is set */
+    uint16_t cfg_window; /* config space offset of the capability of 4.1.4.9 */
+    bool resetting;      /* waits for requests in flight */
+    uint8_t late_status; /* written while resetting */
+    bool ended;          /* unrealized: callbacks must not touch it */
+    const char *error;   /* why NEEDS_RESET is set */
 };
 
 extern const StateField virtio_device_state[];
 #define VIRTIO_STATE(type, member)                                                                 \
-    {STATE_NESTED, "virtio", offsetof(type, member), sizeof(VirtioDevice), 1, virtio_device_state}
+    {                                                                                              \
+        STATE_NESTED, "virtio", offsetof(type, member), sizeof(VirtioDevice), 1,                   \
+            virtio_device_state                                                                    \
+    }
 
 bool virtio_device_realize(Device *dev, GError **err);
 void virtio_device_reset(Device *dev);
@@ -129,7 +133,8 @@ void virtio_notify_queue(VirtioDevice *v, unsigned index);
 void virtio_kick(VirtioDevice *v, unsigned index);
 /* The device configuration changed. */
 void virtio_config_changed(VirtioDevice *v);
-/* The driver broke the protocol: DEVICE_NEEDS_RESET; nothing is processed until the reset. @why: static. */
+/* The driver broke the protocol: DEVICE_NEEDS_RESET; nothing is processed until the reset. @why:
+ * static. */
 void virtio_fail(VirtioDevice *v, const char *why);
 
 /* ---- the device types: rows of devices.c ---- */

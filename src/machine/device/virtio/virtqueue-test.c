@@ -311,16 +311,11 @@ static void test_enable_checks(void)
         uint64_t desc, avail, used;
         const char *words;
     } bad[] = {
-        {0, DESC, AVAIL, USED, "power of two"},
-        {3, DESC, AVAIL, USED, "power of two"},
-        {512, DESC, AVAIL, USED, "power of two"},
-        {8, DESC + 8, AVAIL, USED, "aligned"},
-        {8, DESC, AVAIL + 1, USED, "aligned"},
-        {8, DESC, AVAIL, USED + 2, "aligned"},
-        {8, RAM - 16, AVAIL, USED, "outside RAM"},
-        {8, DESC, RAM - 16, USED, "outside RAM"},
-        {8, DESC, AVAIL, RAM - 64, "outside RAM"},
-        {8, DESC, AVAIL, ~(uint64_t)3, "outside RAM"},
+        {0, DESC, AVAIL, USED, "power of two"},    {3, DESC, AVAIL, USED, "power of two"},
+        {512, DESC, AVAIL, USED, "power of two"},  {8, DESC + 8, AVAIL, USED, "aligned"},
+        {8, DESC, AVAIL + 1, USED, "aligned"},     {8, DESC, AVAIL, USED + 2, "aligned"},
+        {8, RAM - 16, AVAIL, USED, "outside RAM"}, {8, DESC, RAM - 16, USED, "outside RAM"},
+        {8, DESC, AVAIL, RAM - 64, "outside RAM"}, {8, DESC, AVAIL, ~(uint64_t)3, "outside RAM"},
     };
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
         virtq_reset(&q);

@@ -23,8 +23,7 @@ const StateField virtqueue_state[] = {
     STATE_FIELD(Virtqueue, enabled),        STATE_FIELD(Virtqueue, desc_gpa),
     STATE_FIELD(Virtqueue, avail_gpa),      STATE_FIELD(Virtqueue, used_gpa),
     STATE_FIELD(Virtqueue, last_avail),     STATE_FIELD(Virtqueue, used_idx),
-    STATE_FIELD(Virtqueue, signalled_used),
-    STATE_FIELDS_END,
+    STATE_FIELD(Virtqueue, signalled_used), STATE_FIELDS_END,
 };
 
 /* ---- ring memory: shared with vCPU threads, aligned by virtq_enable ---- */
@@ -204,8 +203,8 @@ int virtq_pop(Virtqueue *q, VirtChain *c)
     if (pending > q->size)
         return virtq_break(q, "the available index jumped by more than the queue's size");
 
-    uint16_t head = ring_load(q->avail + RING_ENTRIES +
-                              (size_t)AVAIL_ENTRY * (q->last_avail & (q->size - 1)));
+    uint16_t head =
+        ring_load(q->avail + RING_ENTRIES + (size_t)AVAIL_ENTRY * (q->last_avail & (q->size - 1)));
     if (head >= q->size)
         return virtq_break(q, "an available entry names no descriptor");
     c->head = head;

@@ -76,6 +76,7 @@ size_t virt_chain_write(const VirtChain *chain, Machine *m, uint64_t offset, con
                         size_t size);
 /* Tells the machine that bytes [0, @size) of the in part were written. */
 void virt_chain_dirty(const VirtChain *chain, Machine *m, uint64_t size);
-/* Drops the first @size bytes of the out part, or the last byte of the in part (which must be there). */
+/* Drops the first @size bytes of the out part, or the last byte of the in part (which must be
+ * there). */
 void virt_chain_skip_out(VirtChain *chain, uint64_t size);
 uint8_t *virt_chain_take_last(VirtChain *chain, uint64_t *gpa);
