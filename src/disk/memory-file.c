@@ -57,10 +57,22 @@ static void perform(MemoryFile *m, MemoryEntry *entry)
         g_free(entry->data);
 }
 
+/* The Nth operation fails; which N is up to the test. */
+static bool failing(MemoryFile *m)
+{
+    g_mutex_lock(&m->lock);
+    uint64_t number = m->operations++;
+    bool fails = number >= m->fail_from && number < m->fail_until;
+    g_mutex_unlock(&m->lock);
+    return fails;
+}
+
 static int memory_readv(BlockFile *file, uint64_t offset, const struct iovec *iov, int n)
 {
     MemoryFile *m = memory(file);
     uint64_t length = block_iov_length(iov, n);
+    if (failing(m))
+        return -EIO;
     g_mutex_lock(&m->lock);
     uint64_t inside = offset < m->bytes->len ? MIN(length, m->bytes->len - offset) : 0;
     if (inside)
@@ -76,6 +88,8 @@ static int memory_writev(BlockFile *file, uint64_t offset, const struct iovec *i
     uint64_t length = block_iov_length(iov, n);
     if (!range_within(offset, length, m->limit))
         return -ENOSPC;
+    if (failing(m))
+        return -EIO;
     MemoryEntry entry = {MEMORY_WRITE, offset, length, g_malloc(length + 1)};
     block_iov_to(entry.data, iov, n, 0, length);
     g_mutex_lock(&m->lock);
@@ -90,6 +104,8 @@ static int memory_zero(BlockFile *file, uint64_t offset, uint64_t length, bool u
     MemoryEntry entry = {MEMORY_ZERO, offset, length, NULL};
     if (!range_within(offset, length, m->limit))
         return -ENOSPC;
+    if (failing(m))
+        return -EIO;
     g_mutex_lock(&m->lock);
     perform(m, &entry);
     g_mutex_unlock(&m->lock);
@@ -111,6 +127,8 @@ static int memory_flush(BlockFile *file)
 {
     MemoryFile *m = memory(file);
     MemoryEntry entry = {.op = MEMORY_FLUSH};
+    if (failing(m))
+        return -EIO;
     g_mutex_lock(&m->lock);
     perform(m, &entry);
     g_mutex_unlock(&m->lock);

@@ -17,6 +17,8 @@ typedef struct MemoryFile {
     GByteArray *bytes;
     uint64_t limit; /* writing past it fails with -ENOSPC */
     GArray *log;    /* MemoryEntry; NULL: not noted */
+    uint64_t fail_from, fail_until; /* operations of these numbers fail with -EIO */
+    uint64_t operations;
     GMutex lock;
 } MemoryFile;
 

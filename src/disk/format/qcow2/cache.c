@@ -141,13 +141,32 @@ void qcow2_cache_dirty(Qcow2Cache *cache, Qcow2Page *page)
     page->dirty = true;
 }
 
+/* Some page of [start, end); those of the cache are looked at, or those of the range. */
+static Qcow2Page *find_in(Qcow2Cache *cache, uint64_t start, uint64_t end, uint64_t *from)
+{
+    if ((end - start) / cache->page_size > cache->count) {
+        for (Qcow2Page *page = cache->newest; page; page = page->older) {
+            if (page->offset >= start && page->offset < end)
+                return page;
+        }
+        return NULL;
+    }
+    for (; *from < end; *from += cache->page_size) {
+        Qcow2Page *page = g_hash_table_lookup(cache->pages, from);
+        if (page)
+            return page;
+    }
+    return NULL;
+}
+
 void qcow2_cache_forget(Qcow2 *q, Qcow2Cache *cache, uint64_t start, uint64_t length)
 {
-    for (uint64_t offset = start; offset < start + length; offset += cache->page_size) {
-        Qcow2Page *page;
-        while ((page = g_hash_table_lookup(cache->pages, &offset)) && page->loading)
+    Qcow2Page *page;
+    uint64_t from = start;
+    while ((page = find_in(cache, start, start + length, &from))) {
+        if (page->loading)
             g_cond_wait(&cache->loaded, &q->lock);
-        if (page)
+        else
             drop(cache, page);
     }
 }

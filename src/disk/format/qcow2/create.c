@@ -216,7 +216,7 @@ static bool preallocate(BlockFile *file, const BlockCreate *c, GError **err)
         if (result < 0)
             return lodge_fail_errno(err, -result, "%s: cannot preallocate its metadata", c->path);
     }
-    int result = file->ops->truncate(file, q->high_water);
+    int result = file->block_device ? 0 : file->ops->truncate(file, q->high_water);
     return result == 0 || lodge_fail_errno(err, -result, "%s: cannot extend the file", c->path);
 }
 

@@ -120,7 +120,13 @@ void qcow2_entry_free(Qcow2 *q, uint64_t entry, bool punch)
     } else if (offset == 0) {
         return;
     }
-    qcow2_free_later(q, offset, length, punch);
+    g_mutex_lock(&q->lock);
+    bool overlap = qcow2_overlaps(q, offset, length);
+    g_mutex_unlock(&q->lock);
+    if (overlap)
+        qcow2_corrupt(q); /* data where a table is: not ours to give away */
+    else
+        qcow2_free_later(q, offset, length, punch);
 }
 
 static bool reusable(const Qcow2 *q, uint64_t entry)

@@ -83,8 +83,8 @@ int qcow2_map(Qcow2 *q, uint64_t offset, uint64_t length, bool wait, Qcow2Map *m
                               .length = MIN(length, span - (offset & (span - 1)))};
             return 0;
         }
-        if (table % q->cluster_size)
-            return -EIO;
+        if (table % q->cluster_size || table >= q->high_water)
+            return -EIO; /* no cluster of the file */
         if (!wait) {
             page = qcow2_cache_peek(&q->l2, table + l2_index * 8);
             return page ? map_in_page(q, page, offset, length, map) : -EAGAIN;

@@ -302,8 +302,11 @@ int qcow2_refcount_set(Qcow2 *q, uint64_t cluster, uint64_t value)
         return result;
     qcow2_refcount_encode(q, page->bytes, cluster % page_entries(q), value);
     qcow2_cache_dirty(&q->refcounts, page);
-    if (value == 0)
+    if (value == 0) {
         q->free_hint = MIN(q->free_hint, cluster);
+        if (q->pack_next >> q->cluster_bits == cluster)
+            q->pack_next = 0; /* somebody else may get the half-used cluster */
+    }
     g_mutex_unlock(&q->lock);
     return 0;
 }
@@ -402,6 +405,11 @@ int qcow2_alloc(Qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got, bool *
     bool overlap = qcow2_overlaps(q, *offset, length);
     *fresh = *offset >= q->high_water;
     q->high_water = MAX(q->high_water, *offset + length);
+    /* What an earlier, failed use as a table left must not be written back over what comes. */
+    if (!overlap && !*fresh) {
+        qcow2_cache_forget(q, &q->l2, *offset, length);
+        qcow2_cache_forget(q, &q->refcounts, *offset, length);
+    }
     g_mutex_unlock(&q->lock);
     /* A free cluster that is in use as metadata: the refcounts are wrong. */
     return overlap ? qcow2_corrupt(q) : 0;
