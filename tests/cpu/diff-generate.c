@@ -198,6 +198,7 @@ typedef struct Encoder {
     bool has_modrm, has_sib, rip_relative;
     unsigned immediate_size;
     bool code32;
+    bool fixed;     /* part of a sequence: registers stay as they are */
 } Encoder;
 
 static void put(Encoder *e, unsigned byte)
@@ -220,6 +221,10 @@ static void memory_operand(Encoder *e, unsigned reg, uint64_t target, bool vsib)
     unsigned mod = (unsigned)diff_below(3), rm = (unsigned)diff_below(8);
     if (vsib)
         rm = 4;
+    if (e->fixed) { /* RIP relative */
+        mod = 0;
+        rm = 5;
+    }
     e->has_modrm = true;
     e->displacement = mod == 1 ? (int8_t)diff_random() : (int32_t)diff_random();
     if (mod == 2 && diff_chance(50))
@@ -276,7 +281,7 @@ static void finish(Encoder *e)
         put(e, (uint32_t)e->displacement >> (8 * i));
     for (unsigned i = 0; i < e->immediate_size; i++)
         put(e, diff_chance(30) ? (diff_chance(50) ? 0xff : 0) : (unsigned)diff_random());
-    if (c->length > 15)
+    if (c->length > 15 && !e->fixed)
         c->length = 15;
 }
 
@@ -376,6 +381,8 @@ static unsigned immediate_bytes(const SoftOpcode *o, bool size16, bool w, bool a
 static void integer_state(Encoder *e, const SoftOpcode *o)
 {
     DiffState *s = &e->c->in;
+    if (e->fixed)
+        return;
     if ((o->flags & OPC_STRING) || diff_chance(20)) {
         uint64_t base = linear_base(e);
         s->gpr[GPR_RSI] = diff_address() - base;
@@ -626,6 +633,60 @@ static void generate_state(Encoder *e, const DiffRow *row)
     finish(e);
 }
 
+/* Whether @row may stand in a sequence. */
+static bool fits_sequence(const DiffRow *row)
+{
+    const SoftOpcode *o = row->integer;
+    switch (row->kind) {
+    case DIFF_INTEGER:
+        if (o->flags & OPC_CC)
+            return !(o->flags & OPC_NO64);
+        return !(o->flags & (OPC_BRANCH | OPC_END | OPC_NO64)) && strncmp(row->name, "ud", 2) != 0 &&
+               o->imm != IMM_ENTER;
+    case DIFF_VECTOR: /* gathers and MASKMOVDQU: their faults differ */
+        return !(row->vector->flags & VO_VSIB) && !(row->map == 1 && row->opcode == 0xf7);
+    case DIFF_X87_MEMORY: /* not those that store the last instruction's address */
+        return (row->opcode != 0xd9 && row->opcode != 0xdd) || row->modrm >> 3 < 4;
+    case DIFF_X87_REGISTER:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void sequence_part(DiffCase *c, const DiffRow *row)
+{
+    Encoder e = {.c = c, .fixed = true};
+    if (row->kind == DIFF_INTEGER)
+        generate_integer(&e, row->integer);
+    else if (row->kind == DIFF_VECTOR)
+        generate_vector(&e, row);
+    else
+        generate_x87(&e, row);
+    c->repeats = false;
+    /* A conditional jump goes to the next instruction either way. */
+    if (row->integer && (row->integer->imm == IMM_JB || row->integer->imm == IMM_JZ))
+        memset(c->bytes + c->length - e.immediate_size, 0, e.immediate_size);
+}
+
+static void generate_sequence(DiffCase *c)
+{
+    unsigned n = 2 + (unsigned)diff_below(11);
+    c->in.gpr[GPR_RSP] = DIFF_BASE + 0x2000 + 8 * diff_below(64) - 256;
+    c->in.gpr[GPR_RSI] = diff_address();
+    c->in.gpr[GPR_RDI] = diff_address();
+    c->in.gpr[GPR_RCX] = diff_below(12);
+    while (n > 0) {
+        const DiffRow *row = &diff_rows[diff_below(diff_row_count)];
+        if (!fits_sequence(row))
+            continue;
+        sequence_part(c, row);
+        n--;
+    }
+    c->bytes[c->length++] = 0x0f; /* ud2 */
+    c->bytes[c->length++] = 0x0b;
+}
+
 /* In compatibility mode the upper halves are not seen, and undefined after it. */
 static void narrow_registers(DiffState *s)
 {
@@ -655,6 +716,9 @@ void diff_generate(DiffCase *c, DiffRow *row, bool code32)
         break;
     case DIFF_STATE:
         generate_state(&e, row);
+        break;
+    case DIFF_SEQUENCE:
+        generate_sequence(c);
         break;
     }
     if (code32)

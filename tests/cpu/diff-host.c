@@ -88,7 +88,7 @@ static void state_to_context(const DiffCase *c, ucontext_t *uc)
     for (unsigned i = 0; i < 16; i++)
         g[greg_of[i]] = (greg_t)s->gpr[i];
     g[REG_RIP] = (greg_t)s->rip;
-    g[REG_EFL] = (greg_t)(s->rflags | FLAG_TF);
+    g[REG_EFL] = (greg_t)(s->rflags | (c->row->kind == DIFF_SEQUENCE ? 0 : FLAG_TF));
     g[REG_CSGSFS] = c->code32 ? (own_csgsfs & ~0xffffll) | 0x23 : own_csgsfs;
     memcpy(fx, s->fx, 416);
     memcpy(fx + AVX_OFFSET, s->high, sizeof(s->high));

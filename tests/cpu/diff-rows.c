@@ -94,6 +94,8 @@ void diff_rows_init(void)
     add_state("xrstor", 0xae, 5, false, true);
     add_state("xsaveopt", 0xae, 6, false, soft_features.xsaveopt);
     add_state("xsavec", 0xc7, 4, false, soft_features.xsavec);
+    DiffRow sequence = {.kind = DIFF_SEQUENCE, .name = "sequence"};
+    g_array_append_val(rows, sequence);
     diff_row_count = rows->len;
     diff_rows = (DiffRow *)(void *)g_array_free(rows, FALSE);
 }

@@ -154,6 +154,16 @@ static void execute(const DiffCase *c)
     ops[0].handler(cpu, &ops[0]);
 }
 
+/* A sequence runs in the block cache until something faults, at the latest its last instruction. */
+static _Noreturn void execute_sequence(void)
+{
+    cpu->vcpu.engine->ram_dirty(cpu->vcpu.vm, page_gpa(DIFF_CODE_PAGE), 4096);
+    for (;;) {
+        atomic_store(&cpu->pending, 0);
+        soft_blocks_run(cpu);
+    }
+}
+
 void diff_soft_run(const DiffCase *c, DiffResult *result)
 {
     GError *err = NULL;
@@ -170,6 +180,8 @@ void diff_soft_run(const DiffCase *c, DiffResult *result)
     /* Something is pending, so that branches and stores return instead of going on. */
     atomic_store(&cpu->pending, c->repeats ? 0 : SOFT_PENDING_KICK);
     if (setjmp(cpu->fault_jump) == 0) {
+        if (c->row->kind == DIFF_SEQUENCE)
+            execute_sequence();
         execute(c);
         result->vector = -1;
         state_out(&result->state);

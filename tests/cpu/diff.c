@@ -45,7 +45,7 @@ void diff_memory_write(uint64_t linear, const void *from, unsigned size)
 
 static void place_code(const DiffCase *c)
 {
-    static const uint8_t filler[32] = {[0 ... 31] = 0xcc};
+    static const uint8_t filler[288] = {[0 ... 287] = 0xcc};
     unsigned at = (unsigned)(c->in.rip - DIFF_CODE);
     memcpy(diff_host_page(DIFF_CODE_PAGE) + at, filler, sizeof(filler));
     memcpy(diff_host_page(DIFF_CODE_PAGE) + at, c->bytes, c->length);
@@ -56,6 +56,8 @@ static void place_code(const DiffCase *c)
 /* Rows with few encodings need fewer cases, but every row gets some. */
 static DiffRow *choose_row(void)
 {
+    if (!only && done >= diff_row_count && diff_chance(10))
+        return &diff_rows[diff_row_count - 1]; /* the sequence */
     for (;;) {
         DiffRow *row = done < diff_row_count ? &diff_rows[done] : &diff_rows[diff_below(diff_row_count)];
         if (row->kind == DIFF_X87_REGISTER && done >= diff_row_count && diff_chance(60))
@@ -71,6 +73,8 @@ static DiffRow *choose_row(void)
 
 static bool choose_mode(const DiffRow *row)
 {
+    if (row->kind == DIFF_SEQUENCE)
+        return false;
     unsigned flags = row->integer ? row->integer->flags : 0;
     if (flags & OPC_ONLY64)
         return false;
@@ -87,7 +91,7 @@ static const DiffCase *next_case(void)
     shared->number = done;
     DiffRow *row = choose_row();
     diff_generate(c, row, choose_mode(row));
-    memset(c->bytes + c->length, 0xcc, sizeof(c->bytes) - c->length);
+    memset(c->bytes + c->length, 0xcc, MIN(sizeof(c->bytes) - c->length, 32));
     place_code(c);
     row->tried++;
     done++;
@@ -151,7 +155,8 @@ static uint8_t mxcsr_ignored(const DiffResult *host, bool dot_product)
 
 static bool vectors_equal(const DiffCase *c, const DiffResult *host, const DiffResult *soft)
 {
-    bool dot_product = c->row->kind == DIFF_VECTOR && c->row->map == 3 && (c->row->opcode & 0xfe) == 0x40;
+    bool dot_product = c->row->kind == DIFF_SEQUENCE ||
+                       (c->row->kind == DIFF_VECTOR && c->row->map == 3 && (c->row->opcode & 0xfe) == 0x40);
     for (unsigned i = 0; i < (c->code32 ? FX_XMM + 8 * 16 : 416); i++) {
         uint8_t ignored = i == FX_MXCSR ? mxcsr_ignored(host, dot_product) : 0;
         if (fx_compared(i) && ((host->state.fx[i] ^ soft->state.fx[i]) & ~ignored))
@@ -325,7 +330,7 @@ static void forget_misaligned_sse(const DiffCase *c)
 static void case_done(const DiffCase *c, DiffResult *host)
 {
     forget_misaligned_sse(c);
-    if (host->vector < 0)
+    if (host->vector < 0 || (c->row->kind == DIFF_SEQUENCE && host->vector == EXC_UD))
         c->row->completed++;
     else
         c->row->faulted++;

@@ -35,8 +35,11 @@ typedef struct DiffResult {
     uint64_t address; /* of a page fault */
 } DiffResult;
 
-/* One thing to cover: an encoding of an opcode. */
-typedef enum DiffKind { DIFF_INTEGER, DIFF_VECTOR, DIFF_X87_MEMORY, DIFF_X87_REGISTER, DIFF_STATE } DiffKind;
+/*
+ * One thing to cover: an encoding of an opcode. A sequence is several of them in one block, run by
+ * the block cache until its final UD2 or a fault.
+ */
+typedef enum DiffKind { DIFF_INTEGER, DIFF_VECTOR, DIFF_X87_MEMORY, DIFF_X87_REGISTER, DIFF_STATE, DIFF_SEQUENCE } DiffKind;
 
 typedef struct DiffRow {
     DiffKind kind;
@@ -50,8 +53,8 @@ typedef struct DiffRow {
 
 typedef struct DiffCase {
     DiffRow *row;
-    uint8_t bytes[24];
-    unsigned length;  /* of the generated instruction; up to 15 */
+    uint8_t bytes[256];
+    unsigned length;  /* of the generated instruction, up to 15; or of a sequence and its UD2 */
     bool repeats;     /* a string instruction with a repeat prefix: the host steps through it */
     bool code32;      /* compatibility mode */
     DiffState in;
