@@ -179,6 +179,7 @@ static SoftCpuid leaf7(uint32_t subleaf)
         return c;
     c.ebx = B(0, f->fsgsbase) | B(1, 1) /* TSC_ADJUST */ | B(3, f->bmi1) | B(5, f->avx2) |
             B(7, soft_limits.smep) | B(8, f->bmi2) | B(9, f->erms) | B(10, f->invpcid) |
+            B(13, 1) /* no x87 selectors: see x87-decode.c */ |
             B(18, f->rdseed) | B(19, f->adx) | B(20, soft_limits.smap) | B(23, f->clflushopt) |
             B(24, f->clwb) | B(29, f->sha);
     c.ecx = B(2, soft_limits.umip) | B(8, f->gfni) | B(9, f->vaes) | B(10, f->vpclmul) |
@@ -344,6 +345,8 @@ static SoftCpuid extended(const SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
         c.eax = soft_limits.physical_bits | 48 << 8;
         if (!soft_limits.intel)
             c.ecx = (package(cpu) - 1) | bits_for(package(cpu)) << 12;
+        if (!soft_limits.intel)
+            c.ebx = 1 << 2; /* FXSAVE always stores the x87 error pointers */
         break;
     default:
         if (!soft_limits.intel)
