@@ -34,7 +34,8 @@ static char *option_names(const DeviceType *type)
     return g_string_free(names, FALSE);
 }
 
-/* ---- values ----------------------------------------------------------------------------------------- */
+/* ---- values
+ * ----------------------------------------------------------------------------------------- */
 
 static bool parse_uint(const char *text, bool size, uint64_t *value)
 {
@@ -94,7 +95,8 @@ bool device_parse_pci_address(const char *text, unsigned *bus, unsigned *slot, u
     return part[1] < 32 && part[2] < 8;
 }
 
-static bool check_value(const DeviceType *type, const DeviceOption *o, const char *value, GError **err)
+static bool check_value(const DeviceType *type, const DeviceOption *o, const char *value,
+                        GError **err)
 {
     uint64_t number = 0;
     bool flag;
@@ -179,7 +181,9 @@ bool device_option_bool(const Device *dev, const char *name)
     return value && parse_bool(value, &flag) && flag;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------
+ */
 
 Device *device_new(Machine *m, const DeviceType *type, const MachineItem *item, GError **err)
 {
@@ -234,7 +238,9 @@ void machine_foreach_device(Machine *m, void (*f)(Device *dev, void *opaque), vo
         f(m->devices->pdata[i], opaque);
 }
 
-/* ---- state -------------------------------------------------------------------------------------------------- */
+/* ---- state
+ * --------------------------------------------------------------------------------------------------
+ */
 
 void device_save(Device *dev, GByteArray *to)
 {

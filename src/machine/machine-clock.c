@@ -50,7 +50,8 @@ static void clock_set(Machine *m, bool running, int64_t ns)
     __atomic_store_n(&m->clock_sequence, sequence + 2, __ATOMIC_RELEASE);
 }
 
-/* ---- the heap; timer_lock held ------------------------------------------------------------------ */
+/* ---- the heap; timer_lock held ------------------------------------------------------------------
+ */
 
 static MachineTimer *heap_at(Machine *m, unsigned i)
 {
@@ -128,7 +129,8 @@ static void disarm(Machine *m)
     timerfd_settime(m->timer_fd, 0, &spec, NULL);
 }
 
-/* ---- timers ----------------------------------------------------------------------------------------- */
+/* ---- timers
+ * ----------------------------------------------------------------------------------------- */
 
 MachineTimer *machine_timer_new(Machine *m, void (*f)(void *opaque), void *opaque)
 {

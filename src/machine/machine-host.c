@@ -7,10 +7,11 @@
 #include "machine/machine-internal.h"
 #include "machine/netdev/netdev.h"
 
-/* ---- drives -------------------------------------------------------------------------------------- */
+/* ---- drives
+ * -------------------------------------------------------------------------------------- */
 
-static const char *const drive_options[] = {"file",    "readonly", "shared", "cache", "discard",
-                                            "serial",  "backing",  NULL};
+static const char *const drive_options[] = {"file",    "readonly", "shared",  "cache",
+                                            "discard", "serial",   "backing", NULL};
 
 static bool one_of(const MachineItem *item, const char *key, const char *const *allowed,
                    const char **value, GError **err)
@@ -29,16 +30,19 @@ static bool drive_open(Machine *m, const MachineItem *item, GError **err)
 {
     static const char *const off_on[] = {"off", "on", NULL};
     static const char *const on_off[] = {"on", "off", NULL};
-    static const char *const caches[] = {"writeback", "none", "writethrough", "directsync", "unsafe", NULL};
+    static const char *const caches[] = {"writeback",  "none",   "writethrough",
+                                         "directsync", "unsafe", NULL};
     static const char *const discards[] = {"ignore", "unmap", NULL};
     const char *read_only, *shared, *cache, *discard, *backing;
     for (unsigned i = 0; i < item->options->len; i++) {
         const char *key = g_array_index(item->options, MachineOption, i).key;
         if (!g_strv_contains(drive_options, key))
-            return lodge_fail(err, LODGE_ERROR_INVALID, "drive %s has no option '%s'", item->id, key);
+            return lodge_fail(err, LODGE_ERROR_INVALID, "drive %s has no option '%s'", item->id,
+                              key);
     }
     if (!one_of(item, "readonly", off_on, &read_only, err) ||
-        !one_of(item, "shared", off_on, &shared, err) || !one_of(item, "cache", caches, &cache, err) ||
+        !one_of(item, "shared", off_on, &shared, err) ||
+        !one_of(item, "cache", caches, &cache, err) ||
         !one_of(item, "discard", discards, &discard, err) ||
         !one_of(item, "backing", on_off, &backing, err))
         return false;
@@ -93,7 +97,8 @@ bool machine_claim_drive(Machine *m, const char *id, GError **err)
     return true;
 }
 
-/* ---- chardevs and netdevs -------------------------------------------------------------------------- */
+/* ---- chardevs and netdevs
+ * -------------------------------------------------------------------------- */
 
 static bool check_ids(const GPtrArray *items, const char *kind, GError **err)
 {
@@ -101,7 +106,8 @@ static bool check_ids(const GPtrArray *items, const char *kind, GError **err)
     for (unsigned i = 0; i < items->len; i++) {
         const MachineItem *item = items->pdata[i];
         if (!item->id)
-            return lodge_fail(err, LODGE_ERROR_INVALID, "a %s of type %s has no id", kind, item->type);
+            return lodge_fail(err, LODGE_ERROR_INVALID, "a %s of type %s has no id", kind,
+                              item->type);
         if (!g_hash_table_add(seen, item->id))
             return lodge_fail(err, LODGE_ERROR_EXISTS, "there are two %ss with the id '%s'", kind,
                               item->id);

@@ -40,8 +40,8 @@ struct IoRegion {
     void *opaque;
     char *name;
     bool enabled;
-    bool visible; /* enabled and not hidden under an earlier region */
-    bool fixed;   /* never moved: wins against moved ones */
+    bool visible;       /* enabled and not hidden under an earlier region */
+    bool fixed;         /* never moved: wins against moved ones */
     GArray *ioeventfds; /* of IoEventFd; NULL until there is one; Machine.ioeventfd_lock */
 };
 
@@ -97,16 +97,17 @@ typedef struct MachineVcpu {
     Vcpu *vcpu;
     pthread_t thread;
     pid_t tid;
-    bool created; /* the thread exists */
-    bool parked;  /* outside run and will stay so while it should; Machine.vcpu_lock */
-    bool stuck;   /* triple fault or error: runs again after a reset */
+    bool created;   /* the thread exists */
+    bool parked;    /* outside run and will stay so while it should; Machine.vcpu_lock */
+    bool stuck;     /* triple fault or error: runs again after a reset */
     unsigned holds; /* machine_with_vcpu */
 } MachineVcpu;
 
 bool machine_vcpus_init(Machine *m, GError **err);
-void machine_vcpus_free(Machine *m); /* ends the threads */
+void machine_vcpus_free(Machine *m);                /* ends the threads */
 bool machine_vcpus_start(Machine *m, GError **err); /* creates the threads, parked */
-void machine_vcpus_pause(Machine *m);  /* returns when all are outside run (the caller's own excepted) */
+void machine_vcpus_pause(
+    Machine *m); /* returns when all are outside run (the caller's own excepted) */
 void machine_vcpus_resume(Machine *m);
 bool machine_vcpus_reset(Machine *m, GError **err); /* while paused */
 
@@ -176,7 +177,7 @@ struct Machine {
     int timer_fd;
     int64_t timer_armed_ns; /* what timer_fd is set to; 0: nothing */
     bool clock_running;
-    int64_t clock_ns;    /* running: CLOCK_MONOTONIC - guest clock; else the guest clock */
+    int64_t clock_ns; /* running: CLOCK_MONOTONIC - guest clock; else the guest clock */
     unsigned clock_sequence;
 
     /* vCPUs */

@@ -42,7 +42,8 @@ void machine_io_free(Machine *m)
     pthread_mutex_destroy(&m->ioeventfd_lock);
 }
 
-/* ---- the table of visible regions ------------------------------------------------------------- */
+/* ---- the table of visible regions -------------------------------------------------------------
+ */
 
 /* Inserts in order; false if it overlaps what is there. */
 static bool slot_insert(IoSlot *slots, unsigned *count, IoRegion *region)
@@ -144,7 +145,8 @@ static IoRegion *region_find(IoSpace *space, uint64_t address, uint64_t *base, u
     }
 }
 
-/* ---- regions ----------------------------------------------------------------------------------- */
+/* ---- regions -----------------------------------------------------------------------------------
+ */
 
 IoRegion *io_region_new(Machine *m, bool ports, uint64_t size, const IoOps *ops, void *opaque,
                         const char *name)
@@ -237,7 +239,8 @@ bool io_region_enabled(const IoRegion *region)
     return region->enabled;
 }
 
-/* ---- doorbells ------------------------------------------------------------------------------------ */
+/* ---- doorbells
+ * ------------------------------------------------------------------------------------ */
 
 bool io_region_add_ioeventfd(IoRegion *region, uint64_t offset, unsigned size, int fd)
 {
@@ -297,14 +300,16 @@ static bool doorbell(IoRegion *region, uint64_t offset, unsigned size)
     return found;
 }
 
-/* ---- dispatch --------------------------------------------------------------------------------------- */
+/* ---- dispatch
+ * --------------------------------------------------------------------------------------- */
 
 static uint64_t mask_of(unsigned size)
 {
     return size >= 8 ? UINT64_MAX : (UINT64_C(1) << (8 * size)) - 1;
 }
 
-/* The largest naturally aligned piece at @offset that the device takes and that is not more than @left. */
+/* The largest naturally aligned piece at @offset that the device takes and that is not more than
+ * @left. */
 static unsigned piece_of(uint64_t offset, unsigned left, unsigned max)
 {
     unsigned piece = max;

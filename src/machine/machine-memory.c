@@ -76,7 +76,8 @@ static bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
 
 bool machine_add_rom(Machine *m, uint64_t gpa, const void *data, uint64_t size, GError **err)
 {
-    if (!size || size > MACHINE_ROM_SIZE_MAX || size % 4096 || gpa % 4096 || gpa > UINT64_MAX - size)
+    if (!size || size > MACHINE_ROM_SIZE_MAX || size % 4096 || gpa % 4096 ||
+        gpa > UINT64_MAX - size)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "a ROM of %" G_GUINT64_FORMAT " bytes at 0x%" G_GINT64_MODIFIER
                           "x: size and address must be multiples of 4096, at most 64 MiB",

@@ -17,7 +17,8 @@ static bool create_devices(Machine *m, GError **err)
         const MachineItem *item = items->pdata[i];
         const DeviceType *type = device_type_find(item->type);
         if (!type)
-            return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "there is no device type '%s'", item->type);
+            return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "there is no device type '%s'",
+                              item->type);
         if (type->bus == DEVICE_BUS_SYSTEM)
             return lodge_fail(err, LODGE_ERROR_INVALID, "device %s belongs to the board already",
                               item->type);
@@ -65,7 +66,8 @@ void machine_powerdown(Machine *m)
     machine_lock(m);
     if (m->pm && machine_status(m) != MACHINE_SHUTDOWN) {
         board_pm_power_button(m->pm);
-        MachineEvent event = {.type = MACHINE_EVENT_POWERDOWN, .cause = MACHINE_CAUSE_HOST_QMP_QUIT};
+        MachineEvent event = {.type = MACHINE_EVENT_POWERDOWN,
+                              .cause = MACHINE_CAUSE_HOST_QMP_QUIT};
         machine_emit(m, &event);
     }
     machine_unlock(m);

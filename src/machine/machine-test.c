@@ -22,7 +22,8 @@ static uint64_t log_read(void *opaque, uint64_t offset, unsigned size)
 static void log_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
 {
     Log *log = opaque;
-    g_string_append_printf(log->text, "w%u.%u=%" G_GINT64_MODIFIER "x ", (unsigned)offset, size, value);
+    g_string_append_printf(log->text, "w%u.%u=%" G_GINT64_MODIFIER "x ", (unsigned)offset, size,
+                           value);
 }
 
 static void expect_log(Log *log, const char *text)
@@ -155,7 +156,8 @@ static void test_memory(void)
     expect_refused(config, "65 vCPUs");
 }
 
-/* ---- clock -------------------------------------------------------------------------------------------- */
+/* ---- clock
+ * -------------------------------------------------------------------------------------------- */
 
 static void count_up(void *opaque)
 {
@@ -225,7 +227,9 @@ static void test_real_timer(void)
     machine_free(m);
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------
+ */
 
 typedef struct Events {
     GString *text;
@@ -234,7 +238,8 @@ typedef struct Events {
 
 static void on_event(void *opaque, const MachineEvent *event)
 {
-    static const char *const names[] = {"shutdown", "reset", "stop", "resume", "powerdown", "balloon", "error"};
+    static const char *const names[] = {"shutdown",  "reset",   "stop", "resume",
+                                        "powerdown", "balloon", "error"};
     Events *events = opaque;
     g_string_append_printf(events->text, "%s ", names[event->type]);
 }
@@ -396,7 +401,9 @@ static void test_loop(void)
     machine_free(m);
 }
 
-/* ---- devices ----------------------------------------------------------------------------------------------- */
+/* ---- devices
+ * -----------------------------------------------------------------------------------------------
+ */
 
 typedef struct Sample {
     Device dev;
@@ -462,17 +469,24 @@ static void test_options(void)
     refused("addr", "00:1f.7", NULL);
     refused("count", "101", "device sample: count=101: must be 1 to 100");
     refused("count", "-1", "device sample: count=-1: must be a number");
-    refused("count", "99999999999999999999", "device sample: count=99999999999999999999: must be a number");
-    refused("size", "20000000T", "device sample: size=20000000T: must be a size in bytes, or with K, M, G or T");
+    refused("count", "99999999999999999999",
+            "device sample: count=99999999999999999999: must be a number");
+    refused("size", "20000000T",
+            "device sample: size=20000000T: must be a size in bytes, or with K, M, G or T");
     refused("fail", "maybe", "device sample: fail=maybe: must be on or off");
-    refused("mac", "52:54", "device sample: mac=52:54: must be an Ethernet address such as 52:54:00:12:34:56");
-    refused("addr", "20.0", "device sample: addr=20.0: must be a PCI address such as 00:03.0 or 03.0, in hexadecimal");
-    refused("colour", "red", "device sample has no option 'colour'; it has: name, count, size, fail, mac, addr");
+    refused("mac", "52:54",
+            "device sample: mac=52:54: must be an Ethernet address such as 52:54:00:12:34:56");
+    refused(
+        "addr", "20.0",
+        "device sample: addr=20.0: must be a PCI address such as 00:03.0 or 03.0, in hexadecimal");
+    refused("colour", "red",
+            "device sample has no option 'colour'; it has: name, count, size, fail, mac, addr");
 
     g_autoptr(GError) error = NULL;
     Machine *m = test_machine(1);
     g_assert_null(device_new(m, &sample_type, NULL, &error));
-    g_assert_cmpstr(error->message, ==, "device sample needs the option 'name' (what it is called)");
+    g_assert_cmpstr(error->message, ==,
+                    "device sample needs the option 'name' (what it is called)");
     g_clear_error(&error);
     MachineItem *item = machine_item_new("sample", "s0");
     machine_item_set(item, "name", "x");

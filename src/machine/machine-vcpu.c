@@ -7,7 +7,8 @@
 
 #include "machine/machine-internal.h"
 
-/* ---- what the engine calls ----------------------------------------------------------------------- */
+/* ---- what the engine calls
+ * ----------------------------------------------------------------------- */
 
 static uint64_t bus_port_read(void *opaque, unsigned vcpu, uint16_t port, unsigned size)
 {
@@ -15,7 +16,8 @@ static uint64_t bus_port_read(void *opaque, unsigned vcpu, uint16_t port, unsign
     return io_space_read(m, &m->ports, port, size);
 }
 
-static void bus_port_write(void *opaque, unsigned vcpu, uint16_t port, unsigned size, uint64_t value)
+static void bus_port_write(void *opaque, unsigned vcpu, uint16_t port, unsigned size,
+                           uint64_t value)
 {
     Machine *m = opaque;
     io_space_write(m, &m->ports, port, size, value);
@@ -86,7 +88,8 @@ void machine_vcpus_free(Machine *m)
     m->vm = NULL;
 }
 
-/* ---- threads ----------------------------------------------------------------------------------------- */
+/* ---- threads
+ * ----------------------------------------------------------------------------------------- */
 
 static bool must_park(const MachineVcpu *v)
 {
@@ -215,7 +218,8 @@ bool machine_vcpus_reset(Machine *m, GError **err)
     return true;
 }
 
-/* ---- for the monitor ------------------------------------------------------------------------------------ */
+/* ---- for the monitor
+ * ------------------------------------------------------------------------------------ */
 
 unsigned machine_vcpu_count(const Machine *m)
 {
@@ -232,7 +236,8 @@ pid_t machine_vcpu_thread_id(const Machine *m, unsigned index)
     return index < m->n_vcpus ? m->vcpus[index].tid : 0;
 }
 
-void machine_with_vcpu(Machine *m, unsigned index, void (*f)(Vcpu *vcpu, void *opaque), void *opaque)
+void machine_with_vcpu(Machine *m, unsigned index, void (*f)(Vcpu *vcpu, void *opaque),
+                       void *opaque)
 {
     if (index >= m->n_vcpus)
         return;

@@ -6,7 +6,8 @@
 
 #include "machine/machine-internal.h"
 
-/* ---- lock --------------------------------------------------------------------------------------- */
+/* ---- lock ---------------------------------------------------------------------------------------
+ */
 
 static bool lock_is_mine(const Machine *m)
 {
@@ -61,7 +62,8 @@ bool machine_is_main_thread(const Machine *m)
     return pthread_equal(m->main_thread, pthread_self());
 }
 
-/* ---- loop ------------------------------------------------------------------------------------------ */
+/* ---- loop
+ * ------------------------------------------------------------------------------------------ */
 
 GMainContext *machine_context(Machine *m)
 {
@@ -136,7 +138,8 @@ void machine_defer(Machine *m, void (*f)(void *opaque), void *opaque)
     g_source_unref(source);
 }
 
-/* ---- events --------------------------------------------------------------------------------------------- */
+/* ---- events
+ * --------------------------------------------------------------------------------------------- */
 
 void machine_add_event_handler(Machine *m, MachineEventHandler handler, void *opaque)
 {
@@ -213,7 +216,8 @@ static void emit(Machine *m, MachineEventType type, MachineCause cause)
     machine_emit(m, &event);
 }
 
-/* ---- status --------------------------------------------------------------------------------------------- */
+/* ---- status
+ * --------------------------------------------------------------------------------------------- */
 
 static void set_status(Machine *m, MachineStatus status)
 {
@@ -287,7 +291,8 @@ bool machine_start(Machine *m, GError **err)
     return ok;
 }
 
-/* ---- failing, reset, shutdown ------------------------------------------------------------------------ */
+/* ---- failing, reset, shutdown
+ * ------------------------------------------------------------------------ */
 
 typedef struct Failure {
     Machine *machine;
@@ -435,7 +440,8 @@ const char *machine_engine_reason(const Machine *m)
     return m->engine_reason ? m->engine_reason : "";
 }
 
-/* ---- creation and end ------------------------------------------------------------------------------------- */
+/* ---- creation and end
+ * ------------------------------------------------------------------------------------- */
 
 static bool check_config(const MachineConfig *config, GError **err)
 {
@@ -446,9 +452,10 @@ static bool check_config(const MachineConfig *config, GError **err)
                           VCPU_COUNT_MAX);
     if (sockets > VCPU_COUNT_MAX || cores > VCPU_COUNT_MAX || threads > VCPU_COUNT_MAX ||
         sockets * cores * threads != config->n_vcpus)
-        return lodge_fail(err, LODGE_ERROR_INVALID,
-                          "CPU topology of %u sockets, %u cores and %u threads does not make %u vCPUs",
-                          sockets, cores, threads, config->n_vcpus);
+        return lodge_fail(
+            err, LODGE_ERROR_INVALID,
+            "CPU topology of %u sockets, %u cores and %u threads does not make %u vCPUs", sockets,
+            cores, threads, config->n_vcpus);
     return true;
 }
 

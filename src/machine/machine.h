@@ -157,7 +157,8 @@ void machine_timer_free(MachineTimer *t);
 void machine_timer_set(MachineTimer *t, int64_t deadline_ns); /* by machine_clock_ns; replaces */
 void machine_timer_cancel(MachineTimer *t);
 bool machine_timer_pending(const MachineTimer *t);
-/* For devices with their own lock: the callback runs without the machine lock. Call before the first set. */
+/* For devices with their own lock: the callback runs without the machine lock. Call before the
+ * first set. */
 void machine_timer_set_no_lock(MachineTimer *t);
 
 /* ---- memory and address spaces ---- */
@@ -202,10 +203,12 @@ void io_region_del_ioeventfd(IoRegion *region, uint64_t offset, unsigned size);
 uint64_t io_region_base(const IoRegion *region);
 bool io_region_enabled(const IoRegion *region);
 
-/* ---- host sides ---------------------------------------------------------------------------------- */
+/* ---- host sides
+ * ---------------------------------------------------------------------------------- */
 
 /* The open image of drive @id and its configuration (serial=, cache= …), NULL if there is none. The
- * machine owns both; block_ref to keep the node. One device uses a drive: machine_claim_drive fails if taken. */
+ * machine owns both; block_ref to keep the node. One device uses a drive: machine_claim_drive fails
+ * if taken. */
 struct BlockNode;
 struct BlockNode *machine_drive(Machine *m, const char *id, const MachineItem **item);
 bool machine_claim_drive(Machine *m, const char *id, GError **err);

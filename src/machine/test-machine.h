@@ -24,7 +24,8 @@ extern const VcpuEngine test_engine;
 MachineConfig *test_config(unsigned n_vcpus);
 /* A machine with nothing on its buses; aborts the test on failure. */
 Machine *test_machine(unsigned n_vcpus);
-/* With interrupt controllers, timers and a PCI root, as board_q35_init makes them, but no ACPI or boot. */
+/* With interrupt controllers, timers and a PCI root, as board_q35_init makes them, but no ACPI or
+ * boot. */
 Machine *test_board(unsigned n_vcpus);
 TestVcpu *test_vcpu(Machine *m, unsigned index);
 /* An access as if by vCPU @vcpu. */

@@ -93,7 +93,8 @@ static void expect_equal(const DeviceType *type, const GByteArray *a, const GByt
     g_assert_cmpuint(a->len, ==, b->len);
     for (unsigned i = 0; i < a->len; i++)
         if (a->data[i] != b->data[i])
-            g_error("%s: byte %u of its state is %02x, was %02x", type->name, i, b->data[i], a->data[i]);
+            g_error("%s: byte %u of its state is %02x, was %02x", type->name, i, b->data[i],
+                    a->data[i]);
 }
 
 static bool load(Device *dev, const uint8_t *data, size_t size)

@@ -3,8 +3,8 @@
  * The board's devices under random accesses: ports, MMIO, configuration space, APIC MSRs, interrupt
  * lines, time and resets. An input is a series of operations of an opcode byte and its arguments.
  */
-#include "machine/board/board.h"
 #include "machine/board/devices.h"
+#include "machine/board/board.h"
 #include "machine/board/layout.h"
 #include "machine/irq/irq.h"
 #include "machine/pci/pci-internal.h"
@@ -15,7 +15,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define OPERATIONS_MAX 2000
 
-enum { IN, OUT, MMIO_READ, MMIO_WRITE, CONFIG, APIC, MSR, LINE, MSI, TAKE, TIME, RESET, SAVE, OPCODES };
+enum {
+    IN,
+    OUT,
+    MMIO_READ,
+    MMIO_WRITE,
+    CONFIG,
+    APIC,
+    MSR,
+    LINE,
+    MSI,
+    TAKE,
+    TIME,
+    RESET,
+    SAVE,
+    OPCODES
+};
 
 typedef struct Input {
     const uint8_t *data;
@@ -124,7 +139,8 @@ static void operate(Machine *m, Input *in)
         break;
     case MSI:
         value = take(in, 3);
-        machine_send_msi(m, 0xfee00000 | (value & 0xff) << 12 | (value >> 8 & 4), (uint32_t)value >> 8);
+        machine_send_msi(m, 0xfee00000 | (value & 0xff) << 12 | (value >> 8 & 4),
+                         (uint32_t)value >> 8);
         break;
     case TAKE:
         if (lapic_acknowledge(m->irq.lapic, vcpu) > 255)

@@ -26,7 +26,8 @@ static bool create_irq_chips(Machine *m, GError **err)
            create(m, &pit_device_type, &m->irq.pit, err);
 }
 
-/* ---- reset -------------------------------------------------------------------------------------------- */
+/* ---- reset
+ * -------------------------------------------------------------------------------------------- */
 
 static bool reset_pci(void *opaque, GError **err)
 {
@@ -58,14 +59,6 @@ static bool reset_boot(void *opaque, GError **err)
     return m->engine->set_state(m->vcpus[0].vcpu, state, err);
 }
 
-/* RAM keeps its content over a reset, as in a real machine; what was translated from it is stale. */
-static bool reset_code(void *opaque, GError **err)
-{
-    Machine *m = opaque;
-    machine_ram_dirty(m, 0, m->low_ram);
-    return true;
-}
-
 bool board_q35_init(Machine *m, GError **err)
 {
     if (!create_irq_chips(m, err) || !create(m, &rtc_device_type, &m->irq.rtc, err) ||
@@ -75,7 +68,6 @@ bool board_q35_init(Machine *m, GError **err)
     m->pm = board_pm_init(m, err);
     if (!m->pm)
         return false;
-    machine_add_reset_hook(m, reset_code, m);
     machine_add_reset_hook(m, reset_pci, m);
     machine_add_reset_hook(m, reset_acpi, m);
     machine_add_reset_hook(m, reset_smbios, m);

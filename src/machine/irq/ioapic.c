@@ -8,14 +8,14 @@
 #include "machine/machine-internal.h"
 #include "machine/timer/timers.h"
 
-#define PINS             LAYOUT_GSI_COUNT
-#define VERSION          0x20u
-#define RTE_DELIVERY(e)  ((e) >> 8 & 7)
-#define RTE_LOGICAL      (UINT64_C(1) << 11)
-#define RTE_REMOTE_IRR   (UINT64_C(1) << 14)
-#define RTE_LEVEL        (UINT64_C(1) << 15)
-#define RTE_MASKED       (UINT64_C(1) << 16)
-#define RTE_WRITABLE     UINT64_C(0xff0000000001afff)
+#define PINS            LAYOUT_GSI_COUNT
+#define VERSION         0x20u
+#define RTE_DELIVERY(e) ((e) >> 8 & 7)
+#define RTE_LOGICAL     (UINT64_C(1) << 11)
+#define RTE_REMOTE_IRR  (UINT64_C(1) << 14)
+#define RTE_LEVEL       (UINT64_C(1) << 15)
+#define RTE_MASKED      (UINT64_C(1) << 16)
+#define RTE_WRITABLE    UINT64_C(0xff0000000001afff)
 
 typedef struct Ioapic {
     Device dev;
@@ -112,10 +112,11 @@ static void register_write(Ioapic *io, uint32_t value)
     if (io->index < 0x10 || pin >= PINS)
         return;
     uint64_t old = io->rte[pin];
-    uint64_t e = n & 1 ? (old & UINT32_MAX) | (uint64_t)value << 32
-                       : (old & ~(uint64_t)UINT32_MAX) | value;
+    uint64_t e =
+        n & 1 ? (old & UINT32_MAX) | (uint64_t)value << 32 : (old & ~(uint64_t)UINT32_MAX) | value;
     e = (e & RTE_WRITABLE) | (old & RTE_REMOTE_IRR);
-    /* Becoming edge triggered ends the service: system software without an EOI register does this. */
+    /* Becoming edge triggered ends the service: system software without an EOI register does this.
+     */
     if (!(e & RTE_LEVEL))
         e &= ~RTE_REMOTE_IRR;
     io->rte[pin] = e;
@@ -167,7 +168,8 @@ static void ioapic_reset(Device *dev)
 static bool ioapic_realize(Device *dev, GError **err)
 {
     Ioapic *io = (Ioapic *)dev;
-    io->region = machine_map_mmio(dev->machine, LAYOUT_IOAPIC_BASE, 0x1000, &ioapic_ops, io, "ioapic");
+    io->region =
+        machine_map_mmio(dev->machine, LAYOUT_IOAPIC_BASE, 0x1000, &ioapic_ops, io, "ioapic");
     if (!io->region)
         return lodge_fail(err, LODGE_ERROR_INTERNAL, "ioapic: its address is taken");
     ioapic_reset(dev);
@@ -190,7 +192,7 @@ static bool ioapic_state_loaded(Device *dev, GError **err)
 }
 
 static const StateField ioapic_state[] = {
-    STATE_ARRAY(Ioapic, rte), STATE_FIELD(Ioapic, lines), STATE_FIELD(Ioapic, id),
+    STATE_ARRAY(Ioapic, rte),   STATE_FIELD(Ioapic, lines), STATE_FIELD(Ioapic, id),
     STATE_FIELD(Ioapic, index), STATE_FIELDS_END,
 };
 

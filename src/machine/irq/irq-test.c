@@ -45,7 +45,8 @@ static int take(Machine *m, unsigned vcpu)
     return lapic_acknowledge(m->irq.lapic, vcpu);
 }
 
-/* ---- local APIC --------------------------------------------------------------------------------- */
+/* ---- local APIC ---------------------------------------------------------------------------------
+ */
 
 static void test_lapic_reset(void)
 {
@@ -57,7 +58,7 @@ static void test_lapic_reset(void)
     g_assert_cmphex(apic_read(m, 1, 0x320), ==, 0x10000);
     g_assert_cmphex(apic_read(m, 1, 0x350), ==, 0x10000);
     g_assert_cmphex(apic_read(m, 0, 0x350), ==, 0x700); /* virtual wire */
-    apic_write(m, 1, 0x350, 0x700); /* software disabled: stays masked */
+    apic_write(m, 1, 0x350, 0x700);                     /* software disabled: stays masked */
     g_assert_cmphex(apic_read(m, 1, 0x350), ==, 0x10700);
     machine_free(m);
 }
@@ -296,7 +297,8 @@ static void test_x2apic(void)
     machine_free(m);
 }
 
-/* ---- IOAPIC ------------------------------------------------------------------------------------------ */
+/* ---- IOAPIC
+ * ------------------------------------------------------------------------------------------ */
 
 static void test_ioapic_edge(void)
 {
@@ -366,13 +368,14 @@ static void test_msi(void)
     machine_send_msi(m, 0xfeeff000, 0x4062);
     g_assert_cmpint(take(m, 0), ==, 0x62);
     g_assert_cmphex(apic_read(m, 1, 0x230), ==, 4); /* 1 still serves 0x61 */
-    machine_send_msi(m, 0xfed01000, 0x4063); /* not an interrupt */
+    machine_send_msi(m, 0xfed01000, 0x4063);        /* not an interrupt */
     machine_send_msi(m, 0x1fee01000, 0x4063);
     g_assert_cmphex(apic_read(m, 1, 0x230), ==, 4);
     machine_free(m);
 }
 
-/* ---- 8259 --------------------------------------------------------------------------------------------- */
+/* ---- 8259
+ * --------------------------------------------------------------------------------------------- */
 
 static void pic_setup(Machine *m, uint8_t icw4)
 {

@@ -10,7 +10,13 @@
 extern const DeviceType lapic_device_type, ioapic_device_type, pic_device_type;
 
 typedef enum IrqDelivery { /* SDM vol. 3 10.6.1; values of the ICR, RTEs and MSI data */
-    IRQ_FIXED = 0, IRQ_LOWEST = 1, IRQ_SMI = 2, IRQ_NMI = 4, IRQ_INIT = 5, IRQ_SIPI = 6, IRQ_EXTINT = 7,
+                           IRQ_FIXED = 0,
+                           IRQ_LOWEST = 1,
+                           IRQ_SMI = 2,
+                           IRQ_NMI = 4,
+                           IRQ_INIT = 5,
+                           IRQ_SIPI = 6,
+                           IRQ_EXTINT = 7,
 } IrqDelivery;
 
 /* What travels on the APIC bus. */

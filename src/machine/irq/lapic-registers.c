@@ -76,7 +76,7 @@ static bool read_register(Lapic *l, unsigned reg, uint32_t *value)
 }
 
 static const uint32_t lvt_writable[LVT_COUNT] = {
-    [LVT_TIMER] = 0x700ff,  [LVT_THERMAL] = 0x107ff, [LVT_PERFORMANCE] = 0x107ff,
+    [LVT_TIMER] = 0x700ff, [LVT_THERMAL] = 0x107ff, [LVT_PERFORMANCE] = 0x107ff,
     [LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff,   [LVT_ERROR] = 0x100ff,
 };
 
@@ -181,7 +181,8 @@ static bool write_register(Lapic *l, unsigned reg, uint32_t value)
     return ok;
 }
 
-/* ---- MMIO --------------------------------------------------------------------------------------------- */
+/* ---- MMIO
+ * --------------------------------------------------------------------------------------------- */
 
 static Lapic *current(void *opaque)
 {
@@ -217,7 +218,8 @@ static void lapic_mmio_write(void *opaque, uint64_t offset, unsigned size, uint6
 
 const IoOps lapic_ops = {lapic_mmio_read, lapic_mmio_write, 4, 4, true};
 
-/* ---- MSRs ---------------------------------------------------------------------------------------------- */
+/* ---- MSRs
+ * ---------------------------------------------------------------------------------------------- */
 
 static bool write_base(Lapic *l, uint64_t value)
 {
@@ -228,7 +230,8 @@ static bool write_base(Lapic *l, uint64_t value)
     pthread_mutex_lock(&l->lock);
     uint64_t from = l->base & flags, to = value & flags;
     /* Figure 10-27: x2APIC only from xAPIC, and back only by way of disabled. */
-    bool ok = to != BASE_X2APIC && !(from == 0 && to == flags) && !(from == flags && to == BASE_ENABLE);
+    bool ok =
+        to != BASE_X2APIC && !(from == 0 && to == flags) && !(from == flags && to == BASE_ENABLE);
     if (ok) {
         if (!to)
             lapic_init_state(l);

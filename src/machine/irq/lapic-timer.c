@@ -37,7 +37,8 @@ static void arm_deadline(Lapic *l)
     uint64_t now = tsc_now(l);
     int64_t wait = 0;
     if (l->tsc_deadline > now) {
-        /* Rounded up, and held below 100 days so that the sum cannot overflow: it looks again then. */
+        /* Rounded up, and held below 100 days so that the sum cannot overflow: it looks again then.
+         */
         double ns = (double)(l->tsc_deadline - now) * 1e6 / (double)tsc_khz(l) + 1;
         wait = ns > 8.64e15 ? INT64_C(8640000000000000) : (int64_t)ns;
     }
@@ -97,9 +98,9 @@ void lapic_timer_fired(void *opaque)
         }
     } else {
         /* The guest may have changed its mind while this thread waited for the lock. */
-        fire = l->initial_count &&
-               (LVT_TIMER_MODE(lvt) == TIMER_PERIODIC ||
-                machine_clock_ns(l->machine) - l->count_start_ns >= period_ns(l));
+        fire =
+            l->initial_count && (LVT_TIMER_MODE(lvt) == TIMER_PERIODIC ||
+                                 machine_clock_ns(l->machine) - l->count_start_ns >= period_ns(l));
         lapic_timer_arm(l);
     }
     if (fire && !(lvt & LVT_MASKED))

@@ -10,7 +10,8 @@
 
 #include "machine/board/layout.h"
 
-/* ---- vectors ------------------------------------------------------------------------------------ */
+/* ---- vectors ------------------------------------------------------------------------------------
+ */
 
 static int bits_highest(const uint32_t bits[8])
 {
@@ -78,7 +79,8 @@ void lapic_accept(Lapic *l, uint8_t vector, bool level)
     bit_set(l->tmr, vector, level);
 }
 
-/* ---- messages ------------------------------------------------------------------------------------- */
+/* ---- messages
+ * ------------------------------------------------------------------------------------- */
 
 static bool matches(const Lapic *l, const IrqMessage *message)
 {
@@ -130,7 +132,8 @@ static void deliver(Lapic *l, const IrqMessage *message)
     }
 }
 
-/* Of the addressed ones the one with the lowest processor priority; among equals they take turns. */
+/* Of the addressed ones the one with the lowest processor priority; among equals they take turns.
+ */
 static void deliver_lowest(LapicDevice *d, const IrqMessage *message)
 {
     unsigned start = __atomic_load_n(&d->lowest, __ATOMIC_RELAXED) + 1;
@@ -223,7 +226,8 @@ void lapic_send_icr(Lapic *l, uint64_t icr)
     }
 }
 
-/* ---- the vCPU's side -------------------------------------------------------------------------------- */
+/* ---- the vCPU's side
+ * -------------------------------------------------------------------------------- */
 
 void lapic_end_of_interrupt(Lapic *l)
 {
@@ -250,8 +254,7 @@ void lapic_end_of_interrupt(Lapic *l)
 static bool takes_extint(const Lapic *l)
 {
     uint32_t lint0 = l->lvt[LVT_LINT0];
-    return !(l->base & BASE_ENABLE) ||
-           (!(lint0 & LVT_MASKED) && LVT_DELIVERY(lint0) == IRQ_EXTINT);
+    return !(l->base & BASE_ENABLE) || (!(lint0 & LVT_MASKED) && LVT_DELIVERY(lint0) == IRQ_EXTINT);
 }
 
 int lapic_acknowledge(Device *dev, unsigned vcpu)
@@ -326,7 +329,8 @@ void lapic_nmi(Device *dev)
         local_pin(&d->cpu[i], LVT_LINT1);
 }
 
-/* ---- device -------------------------------------------------------------------------------------------- */
+/* ---- device
+ * -------------------------------------------------------------------------------------------- */
 
 void lapic_init_state(Lapic *l)
 {
@@ -397,7 +401,8 @@ static bool lapic_state_loaded(Device *dev, GError **err)
     for (unsigned i = 0; i < d->count; i++) {
         Lapic *l = &d->cpu[i];
         uint64_t flags = BASE_ENABLE | BASE_X2APIC;
-        if ((l->base & ~(flags | BASE_BSP)) != LAYOUT_LAPIC_BASE || (l->base & flags) == BASE_X2APIC)
+        if ((l->base & ~(flags | BASE_BSP)) != LAYOUT_LAPIC_BASE ||
+            (l->base & flags) == BASE_X2APIC)
             return lodge_fail(err, LODGE_ERROR_CORRUPT, "lapic: impossible base in saved state");
         l->tpr &= 0xff;
         l->divide &= 0xb;
@@ -409,15 +414,15 @@ static bool lapic_state_loaded(Device *dev, GError **err)
 }
 
 static const StateField cpu_state[] = {
-    STATE_FIELD(Lapic, base),          STATE_FIELD(Lapic, tpr),
-    STATE_FIELD(Lapic, ldr),           STATE_FIELD(Lapic, dfr),
-    STATE_FIELD(Lapic, svr),           STATE_FIELD(Lapic, esr),
-    STATE_FIELD(Lapic, esr_pending),   STATE_FIELD(Lapic, icr_low),
-    STATE_FIELD(Lapic, icr_high),      STATE_ARRAY(Lapic, isr),
-    STATE_ARRAY(Lapic, tmr),           STATE_ARRAY(Lapic, irr),
-    STATE_ARRAY(Lapic, lvt),           STATE_FIELD(Lapic, initial_count),
-    STATE_FIELD(Lapic, divide),        STATE_FIELD(Lapic, count_start_ns),
-    STATE_FIELD(Lapic, tsc_deadline),  STATE_FIELDS_END,
+    STATE_FIELD(Lapic, base),         STATE_FIELD(Lapic, tpr),
+    STATE_FIELD(Lapic, ldr),          STATE_FIELD(Lapic, dfr),
+    STATE_FIELD(Lapic, svr),          STATE_FIELD(Lapic, esr),
+    STATE_FIELD(Lapic, esr_pending),  STATE_FIELD(Lapic, icr_low),
+    STATE_FIELD(Lapic, icr_high),     STATE_ARRAY(Lapic, isr),
+    STATE_ARRAY(Lapic, tmr),          STATE_ARRAY(Lapic, irr),
+    STATE_ARRAY(Lapic, lvt),          STATE_FIELD(Lapic, initial_count),
+    STATE_FIELD(Lapic, divide),       STATE_FIELD(Lapic, count_start_ns),
+    STATE_FIELD(Lapic, tsc_deadline), STATE_FIELDS_END,
 };
 
 static const StateField lapic_state[] = {

@@ -41,7 +41,8 @@ void machine_send_msi(Machine *m, uint64_t address, uint32_t data)
         lapic_send(m->irq.lapic, &message);
 }
 
-/* ---- what an engine without an irqchip asks ------------------------------------------------------- */
+/* ---- what an engine without an irqchip asks
+ * ------------------------------------------------------- */
 
 static int bus_acknowledge(void *opaque, unsigned vcpu)
 {

@@ -11,10 +11,10 @@
 #define CASCADE 2
 
 typedef struct PicChip {
-    uint8_t lines;  /* input levels */
+    uint8_t lines; /* input levels */
     uint8_t irr, imr, isr, elcr;
-    uint8_t base;   /* vector of IR0 */
-    uint8_t lowest; /* the input with the lowest priority; 7 after reset */
+    uint8_t base;     /* vector of IR0 */
+    uint8_t lowest;   /* the input with the lowest priority; 7 after reset */
     uint8_t next_icw; /* 0: initialized; else the ICW awaited */
     bool wants_icw4, single;
     bool auto_eoi, rotate_auto_eoi, special_mask, fully_nested, poll, read_isr;
@@ -130,7 +130,8 @@ int pic_acknowledge(Device *dev)
     return vector;
 }
 
-/* ---- registers --------------------------------------------------------------------------------------- */
+/* ---- registers
+ * --------------------------------------------------------------------------------------- */
 
 static void write_icw1(PicChip *c, uint8_t value)
 {
@@ -287,7 +288,8 @@ static const IoOps master_ops = {master_read, master_write, 1, 1, false};
 static const IoOps slave_ops = {slave_read, slave_write, 1, 1, false};
 static const IoOps elcr_ops = {elcr_read, elcr_write, 1, 1, false};
 
-/* ---- device ------------------------------------------------------------------------------------------- */
+/* ---- device
+ * ------------------------------------------------------------------------------------------- */
 
 static void pic_reset(Device *dev)
 {
@@ -334,14 +336,22 @@ static bool pic_state_loaded(Device *dev, GError **err)
 }
 
 static const StateField chip_state[] = {
-    STATE_FIELD(PicChip, lines),        STATE_FIELD(PicChip, irr),
-    STATE_FIELD(PicChip, imr),          STATE_FIELD(PicChip, isr),
-    STATE_FIELD(PicChip, elcr),         STATE_FIELD(PicChip, base),
-    STATE_FIELD(PicChip, lowest),       STATE_FIELD(PicChip, next_icw),
-    STATE_FIELD(PicChip, wants_icw4),   STATE_FIELD(PicChip, single),
-    STATE_FIELD(PicChip, auto_eoi),     STATE_FIELD(PicChip, rotate_auto_eoi),
-    STATE_FIELD(PicChip, special_mask), STATE_FIELD(PicChip, fully_nested),
-    STATE_FIELD(PicChip, poll),         STATE_FIELD(PicChip, read_isr),
+    STATE_FIELD(PicChip, lines),
+    STATE_FIELD(PicChip, irr),
+    STATE_FIELD(PicChip, imr),
+    STATE_FIELD(PicChip, isr),
+    STATE_FIELD(PicChip, elcr),
+    STATE_FIELD(PicChip, base),
+    STATE_FIELD(PicChip, lowest),
+    STATE_FIELD(PicChip, next_icw),
+    STATE_FIELD(PicChip, wants_icw4),
+    STATE_FIELD(PicChip, single),
+    STATE_FIELD(PicChip, auto_eoi),
+    STATE_FIELD(PicChip, rotate_auto_eoi),
+    STATE_FIELD(PicChip, special_mask),
+    STATE_FIELD(PicChip, fully_nested),
+    STATE_FIELD(PicChip, poll),
+    STATE_FIELD(PicChip, read_isr),
     STATE_FIELDS_END,
 };
 

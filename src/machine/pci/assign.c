@@ -45,7 +45,8 @@ static bool assign_bar(Assignment *a, const Request *request, GError **err)
     uint64_t address = align_up(w->next, bar->size);
     if (address > w->end || bar->size > w->end - address)
         return lodge_fail(err, LODGE_ERROR_LIMIT,
-                          "device %s: no room for BAR %u of %" G_GUINT64_FORMAT " bytes in the %s window",
+                          "device %s: no room for BAR %u of %" G_GUINT64_FORMAT
+                          " bytes in the %s window",
                           pci->dev.type->name, request->bar, bar->size, w->name);
     w->next = address + bar->size;
     uint8_t *p = pci->config + PCI_BAR0 + 4 * request->bar;
@@ -83,7 +84,8 @@ static void set_windows(PciDevice *bridge, const uint64_t start[WINDOW_COUNT],
     c[PCI_PORT_LIMIT] = ports ? (uint8_t)((end[WINDOW_PORTS] - 1) >> 8 & 0xf0) : 0;
     bool memory = end[WINDOW_MEMORY] > start[WINDOW_MEMORY];
     le16_put(c + PCI_MEMORY_BASE, memory ? (uint16_t)(start[WINDOW_MEMORY] >> 16) : 0xfff0);
-    le16_put(c + PCI_MEMORY_LIMIT, memory ? (uint16_t)((end[WINDOW_MEMORY] - 1) >> 16 & 0xfff0) : 0);
+    le16_put(c + PCI_MEMORY_LIMIT,
+             memory ? (uint16_t)((end[WINDOW_MEMORY] - 1) >> 16 & 0xfff0) : 0);
     bool prefetch = end[WINDOW_PREFETCH] > start[WINDOW_PREFETCH];
     uint64_t base = start[WINDOW_PREFETCH], last = end[WINDOW_PREFETCH] - 1;
     le16_put(c + PCI_PREFETCH_BASE, (prefetch ? (base >> 16 & 0xfff0) : 0xfff0) | 1);

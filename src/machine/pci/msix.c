@@ -107,7 +107,8 @@ static const IoOps msix_ops = {msix_read, msix_write, 4, 8, false};
 bool pci_add_msix(PciDevice *pci, unsigned vectors, unsigned bar, GError **err)
 {
     if (!vectors || vectors > PCI_MSIX_VECTORS_MAX)
-        return lodge_fail(err, LODGE_ERROR_LIMIT, "device %s: %u MSI-X vectors, at most %d are possible",
+        return lodge_fail(err, LODGE_ERROR_LIMIT,
+                          "device %s: %u MSI-X vectors, at most %d are possible",
                           pci->dev.type->name, vectors, PCI_MSIX_VECTORS_MAX);
     if (!pci_add_bar(pci, bar, BAR_SIZE, false, false, &msix_ops, pci, err))
         return false;

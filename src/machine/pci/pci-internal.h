@@ -7,14 +7,32 @@
 
 /* Configuration registers (PCI Local Bus 3.0 chapter 6; PCI-to-PCI Bridge 1.2 chapter 3). */
 enum {
-    PCI_VENDOR = 0x00, PCI_DEVICE_ID = 0x02, PCI_COMMAND = 0x04, PCI_STATUS = 0x06,
-    PCI_REVISION = 0x08, PCI_CLASS = 0x09, PCI_HEADER_TYPE = 0x0e, PCI_BAR0 = 0x10,
-    PCI_SUBSYSTEM_VENDOR = 0x2c, PCI_SUBSYSTEM = 0x2e, PCI_CAPABILITIES = 0x34,
-    PCI_INTERRUPT_LINE = 0x3c, PCI_INTERRUPT_PIN = 0x3d,
-    PCI_PRIMARY_BUS = 0x18, PCI_SECONDARY_BUS = 0x19, PCI_SUBORDINATE_BUS = 0x1a,
-    PCI_PORT_BASE = 0x1c, PCI_PORT_LIMIT = 0x1d, PCI_MEMORY_BASE = 0x20, PCI_MEMORY_LIMIT = 0x22,
-    PCI_PREFETCH_BASE = 0x24, PCI_PREFETCH_LIMIT = 0x26, PCI_PREFETCH_BASE_HIGH = 0x28,
-    PCI_PREFETCH_LIMIT_HIGH = 0x2c, PCI_PORT_BASE_HIGH = 0x30, PCI_PORT_LIMIT_HIGH = 0x32,
+    PCI_VENDOR = 0x00,
+    PCI_DEVICE_ID = 0x02,
+    PCI_COMMAND = 0x04,
+    PCI_STATUS = 0x06,
+    PCI_REVISION = 0x08,
+    PCI_CLASS = 0x09,
+    PCI_HEADER_TYPE = 0x0e,
+    PCI_BAR0 = 0x10,
+    PCI_SUBSYSTEM_VENDOR = 0x2c,
+    PCI_SUBSYSTEM = 0x2e,
+    PCI_CAPABILITIES = 0x34,
+    PCI_INTERRUPT_LINE = 0x3c,
+    PCI_INTERRUPT_PIN = 0x3d,
+    PCI_PRIMARY_BUS = 0x18,
+    PCI_SECONDARY_BUS = 0x19,
+    PCI_SUBORDINATE_BUS = 0x1a,
+    PCI_PORT_BASE = 0x1c,
+    PCI_PORT_LIMIT = 0x1d,
+    PCI_MEMORY_BASE = 0x20,
+    PCI_MEMORY_LIMIT = 0x22,
+    PCI_PREFETCH_BASE = 0x24,
+    PCI_PREFETCH_LIMIT = 0x26,
+    PCI_PREFETCH_BASE_HIGH = 0x28,
+    PCI_PREFETCH_LIMIT_HIGH = 0x2c,
+    PCI_PORT_BASE_HIGH = 0x30,
+    PCI_PORT_LIMIT_HIGH = 0x32,
     PCI_BRIDGE_CONTROL = 0x3e,
 };
 
@@ -29,8 +47,8 @@ enum { PCIE_TYPE_ROOT_PORT = 4, PCIE_TYPE_INTEGRATED_ENDPOINT = 9 };
 
 struct PciBus {
     Machine *machine;
-    PciDevice *bridge; /* NULL: the root bus */
-    unsigned number;   /* assigned by configuration; the guest may choose another one */
+    PciDevice *bridge;       /* NULL: the root bus */
+    unsigned number;         /* assigned by configuration; the guest may choose another one */
     PciDevice *devices[256]; /* by devfn */
 };
 

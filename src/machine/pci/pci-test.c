@@ -198,8 +198,10 @@ static void test_assign(void)
     uint64_t limit = (uint64_t)(config(m, port, 0x22, 2) & 0xfff0) << 16 | 0xfffff;
     g_assert_cmphex(base, <=, memory);
     g_assert_cmphex(limit, >=, memory + 0x1fff);
-    uint64_t wide = (config(m, 5 << 8, 0x18, 4) & ~15u) | (uint64_t)config(m, 5 << 8, 0x1c, 4) << 32;
-    base = (uint64_t)(config(m, port, 0x24, 2) & 0xfff0) << 16 | (uint64_t)config(m, port, 0x28, 4) << 32;
+    uint64_t wide = (config(m, 5 << 8, 0x18, 4) & ~15u) | (uint64_t)config(m, 5 << 8, 0x1c, 4)
+                                                              << 32;
+    base = (uint64_t)(config(m, port, 0x24, 2) & 0xfff0) << 16 | (uint64_t)config(m, port, 0x28, 4)
+                                                                     << 32;
     limit = (uint64_t)(config(m, port, 0x26, 2) & 0xfff0) << 16 | 0xfffff |
             (uint64_t)config(m, port, 0x2c, 4) << 32;
     g_assert_cmphex(base, <=, wide);
@@ -218,7 +220,8 @@ static void test_assign(void)
     machine_free(m);
 }
 
-static void expect_refused(Machine *m, const DeviceType *type, const char *address, const char *message)
+static void expect_refused(Machine *m, const DeviceType *type, const char *address,
+                           const char *message)
 {
     g_autoptr(GError) error = NULL;
     MachineItem *item = machine_item_new(type->name, NULL);

@@ -10,7 +10,8 @@
 #define CAPABILITIES_START 0x40
 #define CAPABILITIES_END   0x100
 
-/* ---- INTx ------------------------------------------------------------------------------------------- */
+/* ---- INTx
+ * ------------------------------------------------------------------------------------------- */
 
 /* The GSI of a function's pin, swizzled on the way up (PCI-to-PCI Bridge 1.2, 9.1). */
 unsigned pci_intx_gsi(const PciDevice *pci)
@@ -40,7 +41,8 @@ static void update_intx(PciDevice *pci)
     for (unsigned i = 0; i < root->buses->len && !level; i++) {
         PciBus *bus = root->buses->pdata[i];
         for (unsigned n = 0; n < 256 && !level; n++)
-            level = bus->devices[n] && asserted(bus->devices[n]) && pci_intx_gsi(bus->devices[n]) == gsi;
+            level = bus->devices[n] && asserted(bus->devices[n]) &&
+                    pci_intx_gsi(bus->devices[n]) == gsi;
     }
     machine_set_gsi(pci->dev.machine, gsi, level);
 }
@@ -59,7 +61,8 @@ void pci_set_intx(PciDevice *pci, bool level)
     machine_unlock(pci->dev.machine);
 }
 
-/* ---- BARs --------------------------------------------------------------------------------------------- */
+/* ---- BARs
+ * --------------------------------------------------------------------------------------------- */
 
 static uint64_t bar_address(const PciDevice *pci, unsigned i)
 {
@@ -94,9 +97,11 @@ bool pci_add_bar(PciDevice *pci, unsigned index, uint64_t size, bool is_port, bo
     bool free_slot = index + slots <= PCI_BAR_COUNT && !pci->bar[index].size &&
                      (!index || !pci->bar[index - 1].is_64bit) &&
                      (slots == 1 || !pci->bar[index + 1].size);
-    if (!free_slot || size < least || size > most || (size & (size - 1)) || (is_port && prefetchable64))
-        return lodge_fail(err, LODGE_ERROR_INTERNAL, "device %s: BAR %u of %" G_GUINT64_FORMAT
-                          " bytes is not possible", pci->dev.type->name, index, size);
+    if (!free_slot || size < least || size > most || (size & (size - 1)) ||
+        (is_port && prefetchable64))
+        return lodge_fail(err, LODGE_ERROR_INTERNAL,
+                          "device %s: BAR %u of %" G_GUINT64_FORMAT " bytes is not possible",
+                          pci->dev.type->name, index, size);
     PciBar *bar = &pci->bar[index];
     bar->region = io_region_new(pci->dev.machine, is_port, size, ops, opaque, pci->dev.type->name);
     if (!bar->region)
@@ -108,7 +113,7 @@ bool pci_add_bar(PciDevice *pci, unsigned index, uint64_t size, bool is_port, bo
     uint8_t *config = pci->config + PCI_BAR0 + 4 * index;
     uint8_t *mask = pci->write_mask + PCI_BAR0 + 4 * index;
     le32_put(config, is_port ? 1 : prefetchable64 ? 0xc : 0);
-    le32_put(mask, (uint32_t)~(size - 1) & (is_port ? ~3u : ~15u));
+    le32_put(mask, (uint32_t) ~(size - 1) & (is_port ? ~3u : ~15u));
     if (prefetchable64) {
         le32_put(config + 4, 0);
         le32_put(mask + 4, (uint32_t)(~(size - 1) >> 32));
@@ -116,7 +121,8 @@ bool pci_add_bar(PciDevice *pci, unsigned index, uint64_t size, bool is_port, bo
     return true;
 }
 
-/* ---- configuration space ---------------------------------------------------------------------------------- */
+/* ---- configuration space
+ * ---------------------------------------------------------------------------------- */
 
 uint32_t pci_config_read(PciDevice *pci, unsigned offset, unsigned size)
 {
@@ -174,17 +180,20 @@ bool pci_add_pcie_capability(PciDevice *pci, unsigned port_type)
     uint8_t *mask = pci->write_mask + (c - pci->config);
     le16_put(c + 0x02, (uint16_t)(2 | port_type << 4));
     le32_put(c + 0x04, 1u << 15); /* device capabilities: role-based error reporting */
-    le16_put(mask + 0x08, 0x78ff); /* device control: reporting, sizes, relaxed ordering, no snoop */
+    le16_put(mask + 0x08,
+             0x78ff); /* device control: reporting, sizes, relaxed ordering, no snoop */
     if (port_type != PCIE_TYPE_INTEGRATED_ENDPOINT) {
-        le32_put(c + 0x0c, 1 | 1u << 4 | 1u << 20);     /* link capabilities */
-        le16_put(mask + 0x10, 0x00c3);                  /* link control */
-        le16_put(c + 0x12, 1 | 1u << 4 | 1u << 13);     /* link status: active */
-        le16_put(mask + 0x1c, 0x001f);                  /* root control */
+        le32_put(c + 0x0c, 1 | 1u << 4 | 1u << 20); /* link capabilities */
+        le16_put(mask + 0x10, 0x00c3);              /* link control */
+        le16_put(c + 0x12, 1 | 1u << 4 | 1u << 13); /* link status: active */
+        le16_put(mask + 0x1c, 0x001f);              /* root control */
     }
     return true;
 }
 
-/* ---- life --------------------------------------------------------------------------------------------------- */
+/* ---- life
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static bool place(PciDevice *pci, PciRoot *root, GError **err)
 {
@@ -205,15 +214,17 @@ static bool place(PciDevice *pci, PciRoot *root, GError **err)
         if (!bus)
             return lodge_fail(err, LODGE_ERROR_NOT_FOUND,
                               "device %s: addr=%s: there is no PCI bus %u (a pcie-root-port with "
-                              "bus=%u must come before)", name, text, number, number);
+                              "bus=%u must come before)",
+                              name, text, number, number);
         if (bus->bridge && slot)
             return lodge_fail(err, LODGE_ERROR_INVALID,
                               "device %s: addr=%s: a root port has slot 0 only", name, text);
     }
     unsigned devfn = slot << 3 | function;
     if (bus->devices[devfn])
-        return lodge_fail(err, LODGE_ERROR_EXISTS, "device %s: PCI address %02x:%02x.%x is taken by %s",
-                          name, bus->number, slot, function, bus->devices[devfn]->dev.type->name);
+        return lodge_fail(err, LODGE_ERROR_EXISTS,
+                          "device %s: PCI address %02x:%02x.%x is taken by %s", name, bus->number,
+                          slot, function, bus->devices[devfn]->dev.type->name);
     pci->bus = bus;
     pci->devfn = (uint8_t)devfn;
     bus->devices[devfn] = pci;
@@ -243,7 +254,8 @@ void pci_function_init(PciDevice *pci, const PciIds *ids)
     le16_put(c + PCI_SUBSYSTEM, ids->subsystem);
     c[PCI_INTERRUPT_PIN] = 1;
     le16_put(pci->write_mask + PCI_COMMAND, PCI_COMMAND_PORTS | PCI_COMMAND_MEMORY |
-                                                PCI_COMMAND_MASTER | 0x140 | PCI_COMMAND_INTX_DISABLE);
+                                                PCI_COMMAND_MASTER | 0x140 |
+                                                PCI_COMMAND_INTX_DISABLE);
     pci->write_mask[0x0c] = 0xff; /* cache line size: software's scratch in PCI Express */
     pci->write_mask[PCI_INTERRUPT_LINE] = 0xff;
     pci->capability_end = CAPABILITIES_START;

@@ -15,7 +15,8 @@ static bool choose_number(RootPort *port, PciRoot *root, GError **err)
 {
     unsigned number = (unsigned)device_option_uint(&port->pci.dev, "bus");
     if (number && pci_bus_find(root, number))
-        return lodge_fail(err, LODGE_ERROR_EXISTS, "device pcie-root-port: bus=%u is taken", number);
+        return lodge_fail(err, LODGE_ERROR_EXISTS, "device pcie-root-port: bus=%u is taken",
+                          number);
     for (unsigned i = 1; !number && i < 256; i++)
         number = pci_bus_find(root, i) ? 0 : i;
     if (!number)
@@ -51,7 +52,8 @@ static bool root_port_realize(Device *dev, GError **err)
         return false;
     if (pci->bus->bridge) {
         pci_device_exit(pci);
-        return lodge_fail(err, LODGE_ERROR_INVALID, "device pcie-root-port: addr=%s: must be on bus 0",
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "device pcie-root-port: addr=%s: must be on bus 0",
                           device_option(dev, "addr"));
     }
     if (!choose_number(port, root, err)) {

@@ -35,7 +35,8 @@ static uint64_t config_read(PciRoot *root, unsigned bdf, unsigned offset, unsign
     return pci ? pci_config_read(pci, offset, size) : UINT32_MAX;
 }
 
-static void config_write(PciRoot *root, unsigned bdf, unsigned offset, unsigned size, uint32_t value)
+static void config_write(PciRoot *root, unsigned bdf, unsigned offset, unsigned size,
+                         uint32_t value)
 {
     PciDevice *pci = function_at(root, bdf >> 8 & 0xff, bdf & 0xff);
     if (pci)
@@ -57,7 +58,8 @@ static uint64_t address_read(void *opaque, uint64_t offset, unsigned size)
     PciRoot *root = opaque;
     if (size == 4)
         return root->address;
-    if (size == 1 && offset == LAYOUT_PORT_RESET - LAYOUT_PORT_PCI_ADDRESS && root->pci.dev.machine->pm)
+    if (size == 1 && offset == LAYOUT_PORT_RESET - LAYOUT_PORT_PCI_ADDRESS &&
+        root->pci.dev.machine->pm)
         return board_reset_control_read(root->pci.dev.machine->pm);
     return UINT32_MAX;
 }
@@ -114,7 +116,8 @@ static bool root_realize(Device *dev, GError **err)
     root->buses = g_ptr_array_new();
     root->bus.machine = m;
     g_ptr_array_add(root->buses, &root->bus);
-    root->region[0] = machine_map_mmio(m, LAYOUT_ECAM_BASE, LAYOUT_ECAM_SIZE, &ecam_ops, root, "ecam");
+    root->region[0] =
+        machine_map_mmio(m, LAYOUT_ECAM_BASE, LAYOUT_ECAM_SIZE, &ecam_ops, root, "ecam");
     root->region[1] =
         machine_map_ports(m, LAYOUT_PORT_PCI_ADDRESS, 4, &address_ops, root, "pci-address");
     root->region[2] = machine_map_ports(m, LAYOUT_PORT_PCI_DATA, 4, &data_ops, root, "pci-data");

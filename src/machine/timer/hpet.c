@@ -8,25 +8,25 @@
 #include "machine/machine-internal.h"
 #include "machine/timer/timers.h"
 
-#define TIMERS 3
-#define TICK_NS INT64_C(10)
+#define TIMERS    3
+#define TICK_NS   INT64_C(10)
 #define PERIOD_FS UINT64_C(10000000)
 /* GSIs 16 to 23 for comparators outside of the legacy route. */
-#define ROUTES UINT64_C(0x00ff0000)
+#define ROUTES        UINT64_C(0x00ff0000)
 #define PERIOD_MIN_NS INT64_C(50000)
 
 #define CONFIG_ENABLE 1u
 #define CONFIG_LEGACY 2u
 
-#define TIMER_LEVEL    (UINT64_C(1) << 1)
-#define TIMER_ENABLE   (UINT64_C(1) << 2)
-#define TIMER_PERIODIC (UINT64_C(1) << 3)
+#define TIMER_LEVEL        (UINT64_C(1) << 1)
+#define TIMER_ENABLE       (UINT64_C(1) << 2)
+#define TIMER_PERIODIC     (UINT64_C(1) << 3)
 #define TIMER_CAN_PERIODIC (UINT64_C(1) << 4)
-#define TIMER_CAN_64   (UINT64_C(1) << 5)
-#define TIMER_SET      (UINT64_C(1) << 6)
-#define TIMER_32       (UINT64_C(1) << 8)
-#define TIMER_ROUTE(c) ((unsigned)((c) >> 9 & 31))
-#define TIMER_WRITABLE (TIMER_LEVEL | TIMER_ENABLE | TIMER_PERIODIC | TIMER_SET | TIMER_32 | 0x3e00)
+#define TIMER_CAN_64       (UINT64_C(1) << 5)
+#define TIMER_SET          (UINT64_C(1) << 6)
+#define TIMER_32           (UINT64_C(1) << 8)
+#define TIMER_ROUTE(c)     ((unsigned)((c) >> 9 & 31))
+#define TIMER_WRITABLE     (TIMER_LEVEL | TIMER_ENABLE | TIMER_PERIODIC | TIMER_SET | TIMER_32 | 0x3e00)
 
 typedef struct Hpet Hpet;
 
@@ -40,8 +40,8 @@ typedef struct HpetTimer {
 struct Hpet {
     Device dev;
     uint64_t config, status;
-    uint64_t counter;  /* while it stands */
-    int64_t start_ns;  /* while it runs: machine clock at which it was 0 (may be before 0) */
+    uint64_t counter; /* while it stands */
+    int64_t start_ns; /* while it runs: machine clock at which it was 0 (may be before 0) */
     HpetTimer timer[TIMERS];
     IoRegion *region;
 };
@@ -58,7 +58,8 @@ static uint64_t counter(const Hpet *h)
     return h->counter + (uint64_t)(machine_clock_ns(h->dev.machine) - h->start_ns) / TICK_NS;
 }
 
-/* ---- interrupts --------------------------------------------------------------------------------------- */
+/* ---- interrupts
+ * --------------------------------------------------------------------------------------- */
 
 static bool legacy_allowed(const Hpet *h)
 {
@@ -113,7 +114,8 @@ static void arm(HpetTimer *t)
         wait > INT64_MAX / 2)
         machine_timer_cancel(t->timer);
     else
-        machine_timer_set(t->timer, now + MAX(wait, t->config & TIMER_PERIODIC ? PERIOD_MIN_NS : 0));
+        machine_timer_set(t->timer,
+                          now + MAX(wait, t->config & TIMER_PERIODIC ? PERIOD_MIN_NS : 0));
 }
 
 static void hpet_timer(void *opaque)
@@ -127,13 +129,14 @@ static void hpet_timer(void *opaque)
         arm(t);
     } else if (t->config & TIMER_32) {
         /* One-shot in 32 bits: it matches again when the counter comes around. */
-        machine_timer_set(t->timer, machine_clock_ns(t->hpet->dev.machine) +
-                                        (INT64_C(1) << 32) * TICK_NS);
+        machine_timer_set(t->timer,
+                          machine_clock_ns(t->hpet->dev.machine) + (INT64_C(1) << 32) * TICK_NS);
     }
     fire(t);
 }
 
-/* ---- registers ------------------------------------------------------------------------------------------ */
+/* ---- registers
+ * ------------------------------------------------------------------------------------------ */
 
 static void write_config(Hpet *h, uint64_t value)
 {
@@ -182,7 +185,8 @@ static void write_comparator(HpetTimer *t, uint64_t value)
 
 static uint64_t register_read(const Hpet *h, unsigned reg)
 {
-    const HpetTimer *t = reg >= 0x100 && reg < 0x100 + 0x20 * TIMERS ? &h->timer[(reg - 0x100) / 0x20] : NULL;
+    const HpetTimer *t =
+        reg >= 0x100 && reg < 0x100 + 0x20 * TIMERS ? &h->timer[(reg - 0x100) / 0x20] : NULL;
     switch (reg) {
     case 0x00: /* revision 1, vendor 8086, 64 bits */
         return PERIOD_FS << 32 | UINT64_C(0x80862001) | (TIMERS - 1) << 8 |
@@ -208,7 +212,8 @@ static uint64_t register_read(const Hpet *h, unsigned reg)
 
 static void register_write(Hpet *h, unsigned reg, uint64_t value)
 {
-    HpetTimer *t = reg >= 0x100 && reg < 0x100 + 0x20 * TIMERS ? &h->timer[(reg - 0x100) / 0x20] : NULL;
+    HpetTimer *t =
+        reg >= 0x100 && reg < 0x100 + 0x20 * TIMERS ? &h->timer[(reg - 0x100) / 0x20] : NULL;
     switch (reg) {
     case 0x10:
         write_config(h, value);
@@ -245,8 +250,10 @@ static void hpet_write(void *opaque, uint64_t offset, unsigned size, uint64_t va
     unsigned reg = offset & 0x3f8;
     if (size == 4) {
         uint64_t old = reg == 0x20 ? 0 : register_read(h, reg);
-        value = offset & 4 ? (old & UINT32_MAX) | value << 32 : (old & ~(uint64_t)UINT32_MAX) | value;
-        /* A comparator is written once as a whole: in 32-bit halves, the upper one is not a period. */
+        value =
+            offset & 4 ? (old & UINT32_MAX) | value << 32 : (old & ~(uint64_t)UINT32_MAX) | value;
+        /* A comparator is written once as a whole: in 32-bit halves, the upper one is not a period.
+         */
         if (offset & 4 && reg >= 0x100 && (reg & 0x18) == 8 && (value >> 32) == 0 && old >> 32 == 0)
             return;
     }
@@ -255,7 +262,9 @@ static void hpet_write(void *opaque, uint64_t offset, unsigned size, uint64_t va
 
 static const IoOps hpet_ops = {hpet_read, hpet_write, 4, 8, false};
 
-/* ---- device ------------------------------------------------------------------------------------------------- */
+/* ---- device
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static void hpet_reset(Device *dev)
 {
@@ -322,9 +331,12 @@ static const StateField timer_state[] = {
 };
 
 static const StateField hpet_state[] = {
-    STATE_FIELD(Hpet, config),   STATE_FIELD(Hpet, status),
-    STATE_FIELD(Hpet, counter),  STATE_FIELD(Hpet, start_ns),
-    STATE_STRUCTS(Hpet, timer, timer_state), STATE_FIELDS_END,
+    STATE_FIELD(Hpet, config),
+    STATE_FIELD(Hpet, status),
+    STATE_FIELD(Hpet, counter),
+    STATE_FIELD(Hpet, start_ns),
+    STATE_STRUCTS(Hpet, timer, timer_state),
+    STATE_FIELDS_END,
 };
 
 const DeviceType hpet_device_type = {

@@ -4,9 +4,9 @@
  * Outputs are computed from the clock when somebody looks; a host timer runs only while channel
  * 0's interrupt can be delivered. BCD counting is computed as binary with a limit of 9999.
  */
-#include "machine/machine-internal.h"
-#include "machine/irq/irq.h"
 #include "machine/board/layout.h"
+#include "machine/irq/irq.h"
+#include "machine/machine-internal.h"
 #include "machine/timer/timers.h"
 
 #define PIT_HZ UINT64_C(1193182)
@@ -16,7 +16,7 @@
 #define PERIOD_MIN_NS INT64_C(50000)
 
 typedef struct PitChannel {
-    uint32_t count; /* initial count: 1 to 65536 (BCD 10000) */
+    uint32_t count;   /* initial count: 1 to 65536 (BCD 10000) */
     int64_t start_ns; /* when it was loaded or the gate rose */
     uint16_t latch;
     uint8_t status_latch;
@@ -24,8 +24,8 @@ typedef struct PitChannel {
     uint8_t write_low;    /* first half of an access of two bytes */
     bool write_high_next, read_high_next, latched, status_latched;
     bool gate, bcd, null_count; /* null_count: not loaded yet */
-    bool started;         /* modes 1 and 5: the gate rose since the count was set */
-    int64_t stopped_ticks; /* gate low in modes 0 and 4: ticks so far */
+    bool started;               /* modes 1 and 5: the gate rose since the count was set */
+    int64_t stopped_ticks;      /* gate low in modes 0 and 4: ticks so far */
 } PitChannel;
 
 typedef struct Pit {
@@ -37,7 +37,8 @@ typedef struct Pit {
     IoRegion *region[2];
 } Pit;
 
-/* ---- time -------------------------------------------------------------------------------------------- */
+/* ---- time
+ * -------------------------------------------------------------------------------------------- */
 
 static int64_t ticks_of(int64_t ns)
 {
@@ -129,10 +130,12 @@ static uint16_t current_count(const Pit *pit, const PitChannel *c)
     value %= limit;
     if (!c->bcd)
         return (uint16_t)value;
-    return (uint16_t)(value / 1000 << 12 | value / 100 % 10 << 8 | value / 10 % 10 << 4 | value % 10);
+    return (uint16_t)(value / 1000 << 12 | value / 100 % 10 << 8 | value / 10 % 10 << 4 |
+                      value % 10);
 }
 
-/* ---- channel 0's interrupt ------------------------------------------------------------------------------ */
+/* ---- channel 0's interrupt
+ * ------------------------------------------------------------------------------ */
 
 static bool deliverable(const Pit *pit)
 {
@@ -153,7 +156,8 @@ static void update_irq(Pit *pit)
         machine_timer_cancel(pit->timer);
         return;
     }
-    /* In mode 2 the output is low for one tick (0.8 us) before it rises: pit_timer makes the pulse. */
+    /* In mode 2 the output is low for one tick (0.8 us) before it rises: pit_timer makes the pulse.
+     */
     if (c->mode == 2)
         wait = c->count - t % c->count;
     int64_t at = c->start_ns + ns_of(t + wait);
@@ -189,7 +193,8 @@ void pit_set_replaced(Machine *m, bool replaced)
     update_irq(pit);
 }
 
-/* ---- registers --------------------------------------------------------------------------------------------- */
+/* ---- registers
+ * --------------------------------------------------------------------------------------------- */
 
 static void load(Pit *pit, PitChannel *c, uint16_t raw)
 {
@@ -336,7 +341,9 @@ static void port61_write(void *opaque, uint64_t offset, unsigned size, uint64_t 
 static const IoOps pit_ops = {pit_read, pit_write, 1, 1, false};
 static const IoOps port61_ops = {port61_read, port61_write, 1, 1, false};
 
-/* ---- device ---------------------------------------------------------------------------------------------------- */
+/* ---- device
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void pit_reset(Device *dev)
 {
@@ -379,21 +386,30 @@ static bool pit_state_loaded(Device *dev, GError **err)
         PitChannel *c = &pit->channel[n];
         if (c->mode > 5 || !c->access || c->access > 3 || !c->count || c->count > 65536 ||
             c->start_ns > now || c->start_ns < -INT64_MAX / 4 || c->stopped_ticks < 0)
-            return lodge_fail(err, LODGE_ERROR_CORRUPT, "pit: impossible channel %u in saved state", n);
+            return lodge_fail(err, LODGE_ERROR_CORRUPT, "pit: impossible channel %u in saved state",
+                              n);
     }
     update_irq(pit);
     return true;
 }
 
 static const StateField channel_state[] = {
-    STATE_FIELD(PitChannel, count),          STATE_FIELD(PitChannel, start_ns),
-    STATE_FIELD(PitChannel, latch),          STATE_FIELD(PitChannel, status_latch),
-    STATE_FIELD(PitChannel, mode),           STATE_FIELD(PitChannel, access),
-    STATE_FIELD(PitChannel, write_low),      STATE_FIELD(PitChannel, write_high_next),
-    STATE_FIELD(PitChannel, read_high_next), STATE_FIELD(PitChannel, latched),
-    STATE_FIELD(PitChannel, status_latched), STATE_FIELD(PitChannel, gate),
-    STATE_FIELD(PitChannel, bcd),            STATE_FIELD(PitChannel, null_count),
-    STATE_FIELD(PitChannel, started),        STATE_FIELD(PitChannel, stopped_ticks),
+    STATE_FIELD(PitChannel, count),
+    STATE_FIELD(PitChannel, start_ns),
+    STATE_FIELD(PitChannel, latch),
+    STATE_FIELD(PitChannel, status_latch),
+    STATE_FIELD(PitChannel, mode),
+    STATE_FIELD(PitChannel, access),
+    STATE_FIELD(PitChannel, write_low),
+    STATE_FIELD(PitChannel, write_high_next),
+    STATE_FIELD(PitChannel, read_high_next),
+    STATE_FIELD(PitChannel, latched),
+    STATE_FIELD(PitChannel, status_latched),
+    STATE_FIELD(PitChannel, gate),
+    STATE_FIELD(PitChannel, bcd),
+    STATE_FIELD(PitChannel, null_count),
+    STATE_FIELD(PitChannel, started),
+    STATE_FIELD(PitChannel, stopped_ticks),
     STATE_FIELDS_END,
 };
 

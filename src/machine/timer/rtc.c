@@ -6,28 +6,41 @@
 #include <string.h>
 #include <time.h>
 
+#include "machine/board/layout.h"
 #include "machine/irq/irq.h"
 #include "machine/machine-internal.h"
-#include "machine/board/layout.h"
 #include "machine/timer/timers.h"
 
-#define NS_S INT64_C(1000000000)
-#define RTC_IRQ 8
+#define NS_S      INT64_C(1000000000)
+#define RTC_IRQ   8
 #define CMOS_SIZE 128
 
 enum {
-    RTC_SECONDS, RTC_SECONDS_ALARM, RTC_MINUTES, RTC_MINUTES_ALARM, RTC_HOURS, RTC_HOURS_ALARM,
-    RTC_WEEKDAY, RTC_DAY, RTC_MONTH, RTC_YEAR, RTC_A, RTC_B, RTC_C, RTC_D, RTC_CENTURY = 0x32,
+    RTC_SECONDS,
+    RTC_SECONDS_ALARM,
+    RTC_MINUTES,
+    RTC_MINUTES_ALARM,
+    RTC_HOURS,
+    RTC_HOURS_ALARM,
+    RTC_WEEKDAY,
+    RTC_DAY,
+    RTC_MONTH,
+    RTC_YEAR,
+    RTC_A,
+    RTC_B,
+    RTC_C,
+    RTC_D,
+    RTC_CENTURY = 0x32,
 };
 
-#define A_UIP 0x80u
-#define B_SET 0x80u
-#define B_PIE 0x40u /* C has the matching flag bits in the same places */
-#define B_AIE 0x20u
-#define B_UIE 0x10u
+#define A_UIP    0x80u
+#define B_SET    0x80u
+#define B_PIE    0x40u /* C has the matching flag bits in the same places */
+#define B_AIE    0x20u
+#define B_UIE    0x10u
 #define B_BINARY 0x04u
-#define B_24H 0x02u
-#define C_IRQ 0x80u
+#define B_24H    0x02u
+#define C_IRQ    0x80u
 
 /* A guest may set dates that nanoseconds in 64 bits cannot count: years 1780 to 2223 are kept. */
 #define TIME_MIN_S (-INT64_C(6000000000))
@@ -48,7 +61,8 @@ typedef struct Rtc {
     IoRegion *region;
 } Rtc;
 
-/* ---- time --------------------------------------------------------------------------------------------- */
+/* ---- time
+ * --------------------------------------------------------------------------------------------- */
 
 static int64_t host_ns(void)
 {
@@ -124,7 +138,8 @@ static bool clock_runs(const Rtc *rtc)
     return !(rtc->cmos[RTC_B] & B_SET) && (rtc->cmos[RTC_A] & 0x60) != 0x60;
 }
 
-/* ---- flags and interrupt ------------------------------------------------------------------------------------ */
+/* ---- flags and interrupt
+ * ------------------------------------------------------------------------------------ */
 
 /* The first second after @after_ns at which the alarm matches, or INT64_MAX. */
 static int64_t next_alarm(const Rtc *rtc, int64_t after_ns)
@@ -134,7 +149,8 @@ static int64_t next_alarm(const Rtc *rtc, int64_t after_ns)
     /* Values from 0xc0 match anything. */
     int wanted_s = c[RTC_SECONDS_ALARM] >= 0xc0 ? -1 : (int)decode(rtc, c[RTC_SECONDS_ALARM]);
     int wanted_m = c[RTC_MINUTES_ALARM] >= 0xc0 ? -1 : (int)decode(rtc, c[RTC_MINUTES_ALARM]);
-    int wanted_h = (c[RTC_HOURS_ALARM] & 0xc0) == 0xc0 ? -1 : (int)decode_hours(rtc, c[RTC_HOURS_ALARM]);
+    int wanted_h =
+        (c[RTC_HOURS_ALARM] & 0xc0) == 0xc0 ? -1 : (int)decode_hours(rtc, c[RTC_HOURS_ALARM]);
     if (wanted_s > 59 || wanted_m > 59 || wanted_h > 23)
         return INT64_MAX;
     for (int guard = 0; guard < 24 + 60 + 60 + 4; guard++) {
@@ -235,7 +251,8 @@ void rtc_set_replaced(Machine *m, bool replaced)
     rtc_update(rtc);
 }
 
-/* ---- registers -------------------------------------------------------------------------------------------- */
+/* ---- registers
+ * -------------------------------------------------------------------------------------------- */
 
 static bool is_time(unsigned reg)
 {
@@ -326,7 +343,9 @@ static void rtc_write(void *opaque, uint64_t offset, unsigned size, uint64_t val
 
 static const IoOps rtc_ops = {rtc_read, rtc_write, 1, 1, false};
 
-/* ---- device ----------------------------------------------------------------------------------------------------- */
+/* ---- device
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 /* The PC's conventions for the CMOS memory, as kernels and boot loaders read them. */
 static void fill_memory(Rtc *rtc)
@@ -359,7 +378,7 @@ static bool offset_sane(const Rtc *rtc)
 static void rtc_reset(Device *dev)
 {
     Rtc *rtc = (Rtc *)dev;
-    rtc->cmos[RTC_B] &= (uint8_t)~(B_PIE | B_AIE | B_UIE | B_SET);
+    rtc->cmos[RTC_B] &= (uint8_t) ~(B_PIE | B_AIE | B_UIE | B_SET);
     rtc->cmos[RTC_C] = 0;
     rtc->index = 0;
     rtc->replaced = false;
@@ -404,8 +423,8 @@ static bool rtc_loaded(Device *dev, GError **err)
 {
     Rtc *rtc = (Rtc *)dev;
     if (!offset_sane(rtc) || rtc->checked_ns > (TIME_MAX_S + 500000000) * NS_S ||
-        rtc->checked_ns < TIME_MIN_S * NS_S ||
-        rtc->periodic_ns < 0 || rtc->periodic_ns > machine_clock_ns(dev->machine))
+        rtc->checked_ns < TIME_MIN_S * NS_S || rtc->periodic_ns < 0 ||
+        rtc->periodic_ns > machine_clock_ns(dev->machine))
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "rtc: impossible time in saved state");
     rtc->index &= 0x7f;
     rtc_update(rtc);
@@ -413,8 +432,12 @@ static bool rtc_loaded(Device *dev, GError **err)
 }
 
 static const StateField rtc_state[] = {
-    STATE_BUFFER(Rtc, cmos),      STATE_FIELD(Rtc, index),       STATE_FIELD(Rtc, replaced),
-    STATE_FIELD(Rtc, offset_ns),  STATE_FIELD(Rtc, checked_ns),  STATE_FIELD(Rtc, periodic_ns),
+    STATE_BUFFER(Rtc, cmos),
+    STATE_FIELD(Rtc, index),
+    STATE_FIELD(Rtc, replaced),
+    STATE_FIELD(Rtc, offset_ns),
+    STATE_FIELD(Rtc, checked_ns),
+    STATE_FIELD(Rtc, periodic_ns),
     STATE_FIELDS_END,
 };
 

@@ -131,7 +131,7 @@ static void test_pit_speaker(void)
 static void test_pit_interrupt(void)
 {
     Machine *m = test_board(1);
-    pit_program(m, 0, 2, 11932); /* 100 Hz */
+    pit_program(m, 0, 2, 11932);             /* 100 Hz */
     g_assert_cmpuint(m->timers->len, ==, 0); /* masked: no host timer */
     open_irq(m, 0);
     g_assert_cmpuint(m->timers->len, ==, 1);
@@ -151,7 +151,8 @@ static void test_pit_interrupt(void)
     machine_free(m);
 }
 
-/* ---- HPET -------------------------------------------------------------------------------------------- */
+/* ---- HPET
+ * -------------------------------------------------------------------------------------------- */
 
 static uint64_t hpet_read(Machine *m, unsigned reg)
 {
@@ -226,7 +227,9 @@ static void test_hpet_level(void)
     machine_free(m);
 }
 
-/* ---- RTC ----------------------------------------------------------------------------------------------- */
+/* ---- RTC
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static uint8_t rtc_read(Machine *m, uint8_t reg)
 {
@@ -268,7 +271,8 @@ static void test_rtc_time(void)
     g_assert_cmphex(rtc_read(m, 0x0d), ==, 0x80);
     /* Setting it: 2031-12-31 23:59:58, in 12-hour form and binary. */
     rtc_write(m, 0x0b, 0x84);
-    static const uint8_t values[][2] = {{0, 58}, {2, 59}, {4, 0x8b}, {7, 31}, {8, 12}, {9, 31}, {0x32, 0x20}};
+    static const uint8_t values[][2] = {{0, 58}, {2, 59}, {4, 0x8b},   {7, 31},
+                                        {8, 12}, {9, 31}, {0x32, 0x20}};
     for (unsigned i = 0; i < G_N_ELEMENTS(values); i++)
         rtc_write(m, values[i][0], values[i][1]);
     g_assert_cmpuint(rtc_read(m, 0), ==, 58);
@@ -302,7 +306,7 @@ static void test_rtc_interrupts(void)
     machine_clock_advance(m, 5000000);
     g_assert_cmpuint(m->timers->len, ==, 0);
     rtc_write(m, 0x0a, 0x26); /* 1024 Hz */
-    rtc_read(m, 0x0c); /* flags are set without their interrupts too */
+    rtc_read(m, 0x0c);        /* flags are set without their interrupts too */
     rtc_write(m, 0x0b, 0x42);
     g_assert_cmpuint(m->timers->len, ==, 1);
     machine_clock_advance(m, 1000000);

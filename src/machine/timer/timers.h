@@ -8,8 +8,10 @@
 
 extern const DeviceType pit_device_type, hpet_device_type, rtc_device_type;
 
-/* IRQ 0 may have become deliverable: the PIT runs no timer while it is masked. Machine lock held. */
+/* IRQ 0 may have become deliverable: the PIT runs no timer while it is masked. Machine lock held.
+ */
 void pit_interrupt_unmasked(Machine *m);
-/* HPET's legacy replacement route takes IRQ 0 from the PIT and IRQ 8 from the RTC. Machine lock held. */
+/* HPET's legacy replacement route takes IRQ 0 from the PIT and IRQ 8 from the RTC. Machine lock
+ * held. */
 void pit_set_replaced(Machine *m, bool replaced);
 void rtc_set_replaced(Machine *m, bool replaced);
