@@ -68,6 +68,11 @@ static void device_write(SoftCpu *cpu, uint64_t gpa, const uint8_t *from, unsign
 
 /* ---- RAM ---- */
 
+/* Guest accesses may be at any alignment, and alias anything. */
+typedef uint16_t __attribute__((aligned(1), may_alias)) Unaligned16;
+typedef uint32_t __attribute__((aligned(1), may_alias)) Unaligned32;
+typedef uint64_t __attribute__((aligned(1), may_alias)) Unaligned64;
+
 /* Copies with one host access where the size has one: what is atomic for the guest must stay so. */
 static void copy(void *to, const void *from, unsigned size)
 {
@@ -76,13 +81,13 @@ static void copy(void *to, const void *from, unsigned size)
         *(volatile uint8_t *)to = *(const volatile uint8_t *)from;
         break;
     case 2:
-        *(volatile uint16_t *)to = *(const volatile uint16_t *)from;
+        *(volatile Unaligned16 *)to = *(const volatile Unaligned16 *)from;
         break;
     case 4:
-        *(volatile uint32_t *)to = *(const volatile uint32_t *)from;
+        *(volatile Unaligned32 *)to = *(const volatile Unaligned32 *)from;
         break;
     case 8:
-        *(volatile uint64_t *)to = *(const volatile uint64_t *)from;
+        *(volatile Unaligned64 *)to = *(const volatile Unaligned64 *)from;
         break;
     default:
         memcpy(to, from, size);
