@@ -91,6 +91,8 @@ static void state_to_context(const DiffCase *c, ucontext_t *uc)
     g[REG_EFL] = (greg_t)(s->rflags | (c->row->kind == DIFF_SEQUENCE ? 0 : FLAG_TF));
     g[REG_CSGSFS] = c->code32 ? (own_csgsfs & ~0xffffll) | 0x23 : own_csgsfs;
     memcpy(fx, s->fx, 416);
+    if (!soft_features.avx) /* then the frame ends earlier, too */
+        return;
     memcpy(fx + AVX_OFFSET, s->high, sizeof(s->high));
     memcpy(&present, fx + HEADER_OFFSET, 8);
     present |= 7;
@@ -108,17 +110,19 @@ static void context_to_result(const ucontext_t *uc, DiffResult *r)
     r->state.rip = (uint64_t)g[REG_RIP];
     r->state.rflags = (uint64_t)g[REG_EFL];
     memcpy(r->state.fx, fx, 416);
-    memcpy(&present, fx + HEADER_OFFSET, 8);
-    if (present & 4)
-        memcpy(r->state.high, fx + AVX_OFFSET, sizeof(r->state.high));
-    if (!(present & 2))
-        memset(r->state.fx + FX_XMM, 0, 256);
     r->vector = (int)g[REG_TRAPNO];
     if (r->vector == EXC_DB)
         r->vector = -1;
     r->error = (uint32_t)g[REG_ERR];
     if (r->vector == EXC_PF)
         r->address = (uint64_t)g[REG_CR2];
+    if (!soft_features.avx)
+        return;
+    memcpy(&present, fx + HEADER_OFFSET, 8);
+    if (present & 4)
+        memcpy(r->state.high, fx + AVX_OFFSET, sizeof(r->state.high));
+    if (!(present & 2))
+        memset(r->state.fx + FX_XMM, 0, 256);
 }
 
 static void next_into(ucontext_t *uc)
@@ -131,7 +135,8 @@ static void next_into(ucontext_t *uc)
     }
     memcpy(uc->uc_mcontext.gregs, leave_gregs, sizeof(leave_gregs));
     memcpy(uc->uc_mcontext.fpregs, leave_fx, 416);
-    memcpy((uint8_t *)uc->uc_mcontext.fpregs + AVX_OFFSET, leave_fx + AVX_OFFSET, 256);
+    if (soft_features.avx)
+        memcpy((uint8_t *)uc->uc_mcontext.fpregs + AVX_OFFSET, leave_fx + AVX_OFFSET, 256);
 }
 
 static void on_signal(int number, siginfo_t *info, void *context)
@@ -141,7 +146,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
     __asm__ volatile("pushfq; andl $~0x40000, (%%rsp); popfq" ::: "cc", "memory");
     if (number == SIGUSR1) {
         memcpy(leave_gregs, uc->uc_mcontext.gregs, sizeof(leave_gregs));
-        memcpy(leave_fx, uc->uc_mcontext.fpregs, sizeof(leave_fx));
+        memcpy(leave_fx, uc->uc_mcontext.fpregs, soft_features.avx ? sizeof(leave_fx) : 512);
         own_csgsfs = uc->uc_mcontext.gregs[REG_CSGSFS];
         next_into(uc);
         return;

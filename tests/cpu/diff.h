@@ -39,7 +39,14 @@ typedef struct DiffResult {
  * One thing to cover: an encoding of an opcode. A sequence is several of them in one block, run by
  * the block cache until its final UD2 or a fault.
  */
-typedef enum DiffKind { DIFF_INTEGER, DIFF_VECTOR, DIFF_X87_MEMORY, DIFF_X87_REGISTER, DIFF_STATE, DIFF_SEQUENCE } DiffKind;
+typedef enum DiffKind {
+    DIFF_INTEGER,
+    DIFF_VECTOR,
+    DIFF_X87_MEMORY,
+    DIFF_X87_REGISTER,
+    DIFF_STATE,
+    DIFF_SEQUENCE
+} DiffKind;
 
 typedef struct DiffRow {
     DiffKind kind;
