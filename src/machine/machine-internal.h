@@ -2,8 +2,8 @@
 /*
  * What the machine's own files share; devices use machine.h only.
  *
- * Order of locks, outermost first: machine lock, irq chips' own locks (local APIC), timer lock.
- * A vCPU thread holds no lock while inside engine->run, except within its callbacks.
+ * Order of locks, outermost first: control, machine lock, irq chips' own locks (local APIC), timer
+ * lock. A vCPU thread holds no lock while inside engine->run, except within its callbacks.
  */
 #pragma once
 
@@ -147,7 +147,8 @@ struct Machine {
     GMainContext *context;
     pthread_t main_thread;
 
-    pthread_mutex_t lock; /* with owner and depth: recursive, and can be let go of altogether */
+    pthread_mutex_t control; /* changes of status: outside of lock */
+    pthread_mutex_t lock;    /* with owner and depth: recursive, and can be let go of altogether */
     pthread_t lock_owner;
     unsigned lock_depth; /* of the owner; 0: free */
 

@@ -360,6 +360,37 @@ static void *locker(void *opaque)
     return NULL;
 }
 
+/* Two threads stop and continue at once: neither hangs, and the clock follows the status. */
+static void *stopper(void *opaque)
+{
+    for (unsigned i = 0; i < 100; i++) {
+        machine_stop(opaque);
+        machine_cont(opaque);
+    }
+    return NULL;
+}
+
+static void test_two_controllers(void)
+{
+    Machine *m = test_machine(2);
+    g_autoptr(GError) error = NULL;
+    g_assert_true(machine_start(m, &error));
+    GThread *thread = g_thread_new("stopper", stopper, m);
+    for (unsigned i = 0; i < 100; i++) {
+        machine_lock(m);
+        machine_cont(m);
+        machine_stop(m);
+        machine_unlock(m);
+    }
+    g_thread_join(thread);
+    machine_cont(m);
+    g_assert_cmpint(machine_status(m), ==, MACHINE_RUNNING);
+    int64_t now = machine_clock_ns(m);
+    g_usleep(1000);
+    g_assert_cmpint(machine_clock_ns(m), >, now);
+    machine_free(m);
+}
+
 static void test_pause_under_lock(void)
 {
     Machine *m = test_machine(2);
@@ -549,6 +580,7 @@ int main(int argc, char **argv)
     g_test_add_func("/machine/life", test_life);
     g_test_add_func("/machine/no-reboot", test_no_reboot);
     g_test_add_func("/machine/pause-under-lock", test_pause_under_lock);
+    g_test_add_func("/machine/two-controllers", test_two_controllers);
     g_test_add_func("/machine/loop", test_loop);
     g_test_add_func("/machine/options", test_options);
     g_test_add_func("/machine/state", test_state);

@@ -254,30 +254,58 @@ static void go(Machine *m)
     machine_vcpus_resume(m);
 }
 
-void machine_stop(Machine *m)
+/*
+ * One change of status at a time: pausing lets go of the machine lock while it waits for vCPUs, and
+ * nobody else may start them meanwhile. Taken before the machine lock, whatever the caller holds.
+ */
+static void control_enter(Machine *m)
 {
+    unsigned depth = machine_lock_release(m);
+    pthread_mutex_lock(&m->control);
+    machine_lock_restore(m, depth);
     machine_lock(m);
+}
+
+static void control_leave(Machine *m)
+{
+    machine_unlock(m);
+    pthread_mutex_unlock(&m->control);
+}
+
+static void stop_now(void *opaque)
+{
+    Machine *m = opaque;
+    control_enter(m);
     if (machine_status(m) == MACHINE_RUNNING) {
         halt(m, MACHINE_PAUSED);
         emit(m, MACHINE_EVENT_STOP, MACHINE_CAUSE_HOST_QMP_QUIT);
     }
-    machine_unlock(m);
+    control_leave(m);
+}
+
+void machine_stop(Machine *m)
+{
+    /* A vCPU cannot wait for whoever waits for it to park. */
+    if (machine_current_vcpu() >= 0)
+        machine_defer(m, stop_now, m);
+    else
+        stop_now(m);
 }
 
 void machine_cont(Machine *m)
 {
-    machine_lock(m);
+    control_enter(m);
     MachineStatus status = machine_status(m);
     if (m->start_requested && (status == MACHINE_PAUSED || status == MACHINE_PRELAUNCH)) {
         go(m);
         emit(m, MACHINE_EVENT_RESUME, MACHINE_CAUSE_HOST_QMP_QUIT);
     }
-    machine_unlock(m);
+    control_leave(m);
 }
 
 bool machine_start(Machine *m, GError **err)
 {
-    machine_lock(m);
+    control_enter(m);
     bool ok = true;
     if (m->start_requested)
         ok = lodge_fail(err, LODGE_ERROR_STATE, "the machine was started already");
@@ -287,7 +315,7 @@ bool machine_start(Machine *m, GError **err)
         if (!m->config->start_paused)
             go(m);
     }
-    machine_unlock(m);
+    control_leave(m);
     return ok;
 }
 
@@ -303,6 +331,7 @@ static void fail_now(void *opaque)
 {
     Failure *failure = opaque;
     Machine *m = failure->machine;
+    control_enter(m);
     if (machine_status(m) != MACHINE_SHUTDOWN && machine_status(m) != MACHINE_ERROR) {
         if (machine_status(m) == MACHINE_RUNNING)
             halt(m, MACHINE_ERROR);
@@ -310,6 +339,7 @@ static void fail_now(void *opaque)
         MachineEvent event = {MACHINE_EVENT_ERROR, MACHINE_CAUSE_HOST_ERROR, 0, failure->message};
         machine_emit(m, &event);
     }
+    control_leave(m);
     g_free(failure->message);
     g_free(failure);
 }
@@ -347,9 +377,12 @@ bool machine_reset_state(Machine *m, GError **err)
 void machine_reset_now(Machine *m, MachineCause cause)
 {
     g_autoptr(GError) error = NULL;
+    control_enter(m);
     MachineStatus status = machine_status(m);
-    if (status == MACHINE_SHUTDOWN || !m->start_requested)
+    if (status == MACHINE_SHUTDOWN || !m->start_requested) {
+        control_leave(m);
         return;
+    }
     machine_vcpus_pause(m);
     drain(m);
     bool ok = machine_reset_state(m, &error);
@@ -360,6 +393,7 @@ void machine_reset_now(Machine *m, MachineCause cause)
     if (!ok)
         machine_fail(m, error->message);
     machine_vcpus_resume(m);
+    control_leave(m);
 }
 
 typedef struct Request {
@@ -371,6 +405,7 @@ static void shutdown_now(void *opaque)
 {
     Request *request = opaque;
     Machine *m = request->machine;
+    control_enter(m);
     MachineStatus status = machine_status(m);
     if (status != MACHINE_SHUTDOWN) {
         if (status == MACHINE_RUNNING)
@@ -379,6 +414,7 @@ static void shutdown_now(void *opaque)
         emit(m, MACHINE_EVENT_SHUTDOWN, request->cause);
         m->quit = true;
     }
+    control_leave(m);
     g_free(request);
 }
 
@@ -472,6 +508,11 @@ Machine *machine_new_bare(const MachineConfig *config, const VcpuEngine *engine,
     m->context = g_main_context_new();
     m->main_thread = pthread_self();
     m->ram_fd = -1;
+    pthread_mutexattr_t recursive;
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&m->control, &recursive);
+    pthread_mutexattr_destroy(&recursive);
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->vcpu_lock, NULL);
     pthread_cond_init(&m->vcpu_resume, NULL);
@@ -523,6 +564,7 @@ void machine_free(Machine *m)
     pthread_cond_destroy(&m->vcpu_parked);
     pthread_mutex_destroy(&m->vcpu_lock);
     pthread_mutex_destroy(&m->lock);
+    pthread_mutex_destroy(&m->control);
     g_free(m->engine_reason);
     machine_config_free(m->config);
     g_free(m);

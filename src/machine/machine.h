@@ -106,7 +106,8 @@ void machine_free(Machine *m); /* stops it first; NULL is accepted */
 void machine_add_event_handler(Machine *m, MachineEventHandler handler, void *opaque);
 void machine_remove_event_handler(Machine *m, MachineEventHandler handler, void *opaque);
 bool machine_start(Machine *m, GError **err); /* vCPU threads run (unless start_paused) */
-/* The calls below may come from any thread; they complete before returning unless noted. */
+/* The calls below may come from any thread; they complete before returning unless noted (a stop
+ * that a vCPU's thread asks for is carried out soon). */
 void machine_stop(Machine *m); /* pauses the vCPUs and drains the disks */
 void machine_cont(Machine *m);
 void machine_powerdown(Machine *m);             /* presses the ACPI power button */
