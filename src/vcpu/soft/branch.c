@@ -19,8 +19,8 @@ static void check_target(SoftCpu *cpu, const SoftOp *op, uint64_t target)
     }
 }
 
-/* Faults of the stack come before those of the target. */
-static void probe_push(SoftCpu *cpu, const SoftOp *op)
+/* Faults of the stack come before those of the target. Not inlined: a local forbids tail calls. */
+static COLD void probe_push(SoftCpu *cpu, const SoftOp *op)
 {
     SoftStack s = soft_stack_current(cpu);
 
