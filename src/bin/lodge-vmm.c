@@ -19,7 +19,8 @@
 
 #define EXIT_USAGE 2
 
-/* Signals that end the machine in good order; blocked in every thread and read from a descriptor. */
+/* Signals that end the machine in good order; blocked in every thread and read from a descriptor.
+ */
 static int open_signals(void)
 {
     static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};

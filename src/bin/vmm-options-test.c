@@ -53,8 +53,11 @@ static void test_sizes(void)
     static const struct {
         const char *text;
         uint64_t size; /* 0: refused */
-    } cases[] = {{"64", MIB(64)}, {"64k", KIB(64)}, {"1T", GIB(1024)}, {"0", 0},    {"", 0},
-                 {"-1", 0},       {"1.5G", 0},      {"1GB", 0},        {"0x10", 0}, {"18446744073709551615T", 0}};
+    } cases[] = {{"64", MIB(64)},   {"64k", KIB(64)},
+                 {"1T", GIB(1024)}, {"0", 0},
+                 {"", 0},           {"-1", 0},
+                 {"1.5G", 0},       {"1GB", 0},
+                 {"0x10", 0},       {"18446744073709551615T", 0}};
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autofree char *line = g_strdup_printf("lodge-vmm --memory=%s", cases[i].text);
         g_autoptr(GError) error = NULL;

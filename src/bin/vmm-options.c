@@ -284,8 +284,8 @@ static const VmmOption options_table[] = {
     {"uuid", "UUID", "its UUID; a random one if absent", set_uuid},
     {"memory", "SIZE[K|M|G|T]", "guest memory, in MiB without a suffix; 512 if absent", set_memory},
     {"vcpus", "N[,sockets=S][,cores=C][,threads=T]", "virtual CPUs and how they lie", set_vcpus},
-    {"engine", "auto|kvm|soft", "what runs them: hardware, Lodge's own CPU, or the first that works",
-     set_engine},
+    {"engine", "auto|kvm|soft",
+     "what runs them: hardware, Lodge's own CPU, or the first that works", set_engine},
     {"kernel", "FILE", "Linux bzImage, PVH ELF or multiboot kernel", set_kernel},
     {"initrd", "FILE", "initial RAM disk or multiboot module", set_initrd},
     {"cmdline", "TEXT", "kernel command line", set_cmdline},
@@ -327,8 +327,8 @@ static bool parse_one(VmmOptions *o, int argc, char **argv, int *i, GError **err
     size_t length = equals ? (size_t)(equals - name) : strlen(name);
     const VmmOption *option = find_option(name, length);
     if (!option)
-        return lodge_fail(err, LODGE_ERROR_INVALID, "there is no option '--%.*s'; --help lists them",
-                          (int)length, name);
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "there is no option '--%.*s'; --help lists them", (int)length, name);
     const char *value = equals ? equals + 1 : NULL;
     if (!option->argument && value)
         return lodge_fail(err, LODGE_ERROR_INVALID, "--%s takes no value", option->name);

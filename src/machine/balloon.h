@@ -7,7 +7,8 @@
 
 #include "machine/machine.h"
 
-/* What the guest tells of its memory, by VIRTIO_BALLOON_S_* tag (VIRTIO 1.2, 5.5.6.3): bytes or counts. */
+/* What the guest tells of its memory, by VIRTIO_BALLOON_S_* tag (VIRTIO 1.2, 5.5.6.3): bytes or
+ * counts. */
 #define MACHINE_BALLOON_STATS 10
 typedef struct MachineBalloonStats {
     uint32_t present; /* bit n: value[n] was told */

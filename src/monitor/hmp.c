@@ -11,8 +11,9 @@ typedef struct HmpCommand {
 } HmpCommand;
 
 static const char *const status_names[] = {
-    [MACHINE_PRELAUNCH] = "prelaunch", [MACHINE_RUNNING] = "running", [MACHINE_PAUSED] = "paused",
-    [MACHINE_SHUTDOWN] = "shutdown",   [MACHINE_ERROR] = "internal-error",
+    [MACHINE_PRELAUNCH] = "prelaunch",  [MACHINE_RUNNING] = "running",
+    [MACHINE_PAUSED] = "paused",        [MACHINE_SHUTDOWN] = "shutdown",
+    [MACHINE_ERROR] = "internal-error",
 };
 
 const char *monitor_status_name(MachineStatus status)

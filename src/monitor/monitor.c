@@ -12,8 +12,8 @@
 #include "base/error.h"
 #include "monitor/qmp-session.h"
 
-#define OUTPUT_MAX (4 * 1024 * 1024) /* a client that does not read is left */
-#define OUTPUT_HIGH (64 * 1024)      /* above it, no more commands are read */
+#define OUTPUT_MAX  (4 * 1024 * 1024) /* a client that does not read is left */
+#define OUTPUT_HIGH (64 * 1024)       /* above it, no more commands are read */
 
 struct Monitor {
     Machine *machine;
@@ -51,8 +51,8 @@ static void leave_client(Monitor *mon)
 static void flush_output(Monitor *mon)
 {
     while (mon->output->len && mon->client_fd >= 0) {
-        ssize_t n = send(mon->client_fd, mon->output->data, mon->output->len,
-                         MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n =
+            send(mon->client_fd, mon->output->data, mon->output->len, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN)

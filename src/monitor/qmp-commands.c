@@ -74,12 +74,12 @@ static json_t *describe_image(BlockNode *node, const MachineItem *item)
 {
     const char *path = block_path(node), *format = block_format(node);
     const char *cache = machine_item_get(item, "cache");
-    return json_pack(
-        "{s:s,s:s,s:b,s:s,s:b,s:{s:b,s:b,s:b},s:{s:s,s:s,s:I}}", "file", path, "node-name",
-        item->id, "ro", (int)block_read_only(node), "drv", format, "encrypted", 0, "cache",
-        "writeback", 1, "direct", (int)(g_strcmp0(cache, "none") == 0), "no-flush",
-        (int)(g_strcmp0(cache, "unsafe") == 0), "image", "filename", path, "format", format,
-        "virtual-size", (json_int_t)block_size(node));
+    return json_pack("{s:s,s:s,s:b,s:s,s:b,s:{s:b,s:b,s:b},s:{s:s,s:s,s:I}}", "file", path,
+                     "node-name", item->id, "ro", (int)block_read_only(node), "drv", format,
+                     "encrypted", 0, "cache", "writeback", 1, "direct",
+                     (int)(g_strcmp0(cache, "none") == 0), "no-flush",
+                     (int)(g_strcmp0(cache, "unsafe") == 0), "image", "filename", path, "format",
+                     format, "virtual-size", (json_int_t)block_size(node));
 }
 
 static json_t *query_block(Machine *m, json_t *arguments, QmpErrorClass *error_class, GError **err)
@@ -148,8 +148,8 @@ static json_t *query_chardev(Machine *m, json_t *arguments, QmpErrorClass *error
         const MachineItem *item = g_ptr_array_index(chardevs, i);
         Chardev *c = chardev_find(m, item->id);
         const char *path = c ? chardev_path(c) : NULL;
-        g_autofree char *name = path ? g_strdup_printf("%s:%s", item->type, path)
-                                     : g_strdup(item->type);
+        g_autofree char *name =
+            path ? g_strdup_printf("%s:%s", item->type, path) : g_strdup(item->type);
         json_array_append_new(list, json_pack("{s:s,s:s,s:b}", "label", item->id, "filename", name,
                                               "frontend-open", (int)(c && chardev_in_use(c))));
     }
@@ -186,8 +186,8 @@ static json_t *query_balloon(Machine *m, json_t *arguments, QmpErrorClass *error
     g_autoptr(GError) error = NULL;
     uint64_t actual = 0;
     bool ok = machine_balloon_actual(m, &actual, &error);
-    json_t *result = balloon_result(ok, json_pack("{s:I}", "actual", (json_int_t)actual), error,
-                                    error_class);
+    json_t *result =
+        balloon_result(ok, json_pack("{s:I}", "actual", (json_int_t)actual), error, error_class);
     if (!ok)
         g_propagate_error(err, g_steal_pointer(&error));
     return result;

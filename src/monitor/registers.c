@@ -5,13 +5,13 @@
 #include "base/bytes.h"
 #include "monitor/qmp-session.h"
 
-#define EFER_LMA 0x400u
+#define EFER_LMA    0x400u
 #define XSAVE_MXCSR 24
-#define XSAVE_FCW 0
-#define XSAVE_FSW 2
-#define XSAVE_FTW 4
-#define XSAVE_ST 32
-#define XSAVE_XMM 160
+#define XSAVE_FCW   0
+#define XSAVE_FSW   2
+#define XSAVE_FTW   4
+#define XSAVE_ST    32
+#define XSAVE_XMM   160
 
 static void print_gprs(GString *to, const VcpuState *s)
 {
@@ -58,10 +58,9 @@ static void print_system(GString *to, const VcpuState *s)
     print_segment(to, "TR", &s->tr);
     g_string_append_printf(to, "GDT=     %016" PRIx64 " %08x\r\n", s->gdtr.base, s->gdtr.limit);
     g_string_append_printf(to, "IDT=     %016" PRIx64 " %08x\r\n", s->idtr.base, s->idtr.limit);
-    g_string_append_printf(to,
-                           "CR0=%08" PRIx64 " CR2=%016" PRIx64 " CR3=%016" PRIx64 " CR4=%08" PRIx64
-                           "\r\n",
-                           s->cr0, s->cr2, s->cr3, s->cr4);
+    g_string_append_printf(
+        to, "CR0=%08" PRIx64 " CR2=%016" PRIx64 " CR3=%016" PRIx64 " CR4=%08" PRIx64 "\r\n", s->cr0,
+        s->cr2, s->cr3, s->cr4);
     for (unsigned i = 0; i < 4; i++)
         g_string_append_printf(to, "DR%u=%016" PRIx64 " ", i, s->dr[i]);
     g_string_append_printf(to, "\r\nDR6=%016" PRIx64 " DR7=%016" PRIx64 "\r\n", s->dr[6], s->dr[7]);

@@ -46,8 +46,8 @@ static bool complete(JsonFramer *f, JsonFrameHandler handler, void *opaque)
     json_t *value = json_loadb(f->value->str, f->value->len, JSON_REJECT_DUPLICATES, &error);
     begin_again(f);
     if (!value) {
-        g_autofree char *text = g_strdup_printf("not JSON: %s (byte %d)", error.text,
-                                                error.position);
+        g_autofree char *text =
+            g_strdup_printf("not JSON: %s (byte %d)", error.text, error.position);
         return report(handler, opaque, LODGE_ERROR_INVALID, text);
     }
     bool go_on = handler(opaque, value, NULL);

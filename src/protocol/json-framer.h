@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define JSON_FRAME_SIZE_MAX (1024 * 1024)
+#define JSON_FRAME_SIZE_MAX  (1024 * 1024)
 #define JSON_FRAME_DEPTH_MAX 256
 
 typedef struct JsonFramer JsonFramer;

@@ -123,8 +123,7 @@ static void test_messages(void)
     json_decref(id);
     json_t *greeting = qmp_greeting();
     json_t *version = json_object_get(json_object_get(greeting, "QMP"), "version");
-    g_assert_cmpint(json_integer_value(
-                        json_object_get(json_object_get(version, "qemu"), "major")),
+    g_assert_cmpint(json_integer_value(json_object_get(json_object_get(version, "qemu"), "major")),
                     ==, 7);
     json_decref(greeting);
 }

@@ -53,7 +53,8 @@ static bool check_arguments(const QmpSchema *schema, json_t *arguments, GError *
 {
     const char *key;
     json_t *value;
-    json_object_foreach (arguments, key, value) {
+    json_object_foreach(arguments, key, value)
+    {
         const QmpArgument *a = find_argument(schema, key);
         if (!a)
             return lodge_fail(err, LODGE_ERROR_INVALID, "%s has no argument '%s'", schema->name,
@@ -73,10 +74,13 @@ static bool check_members(json_t *message, GError **err)
 {
     const char *key;
     json_t *value;
-    json_object_foreach (message, key, value)
-        if (strcmp(key, "execute") && strcmp(key, "arguments") && strcmp(key, "id"))
-            return lodge_fail(err, LODGE_ERROR_INVALID,
-                              "a request has no member '%s', only execute, arguments and id", key);
+    json_object_foreach(
+        message, key,
+        value) if (strcmp(key, "execute") && strcmp(key, "arguments") &&
+                   strcmp(key, "id")) return lodge_fail(err, LODGE_ERROR_INVALID,
+                                                        "a request has no member '%s', only "
+                                                        "execute, arguments and id",
+                                                        key);
     return true;
 }
 
@@ -119,16 +123,15 @@ json_t *qmp_return(json_t *id, json_t *value)
 json_t *qmp_error(json_t *id, QmpErrorClass error_class, const char *description)
 {
     g_autofree char *valid = g_utf8_make_valid(description, -1);
-    return with_id(json_pack("{s:{s:s,s:s}}", "error", "class", class_names[error_class], "desc",
-                             valid),
-                   id);
+    return with_id(
+        json_pack("{s:{s:s,s:s}}", "error", "class", class_names[error_class], "desc", valid), id);
 }
 
 json_t *qmp_event(const char *name, json_t *data, gint64 time_us)
 {
-    json_t *message = json_pack("{s:{s:I,s:I},s:s}", "timestamp", "seconds",
-                                (json_int_t)(time_us / 1000000), "microseconds",
-                                (json_int_t)(time_us % 1000000), "event", name);
+    json_t *message =
+        json_pack("{s:{s:I,s:I},s:s}", "timestamp", "seconds", (json_int_t)(time_us / 1000000),
+                  "microseconds", (json_int_t)(time_us % 1000000), "event", name);
     if (data)
         json_object_set_new(message, "data", data);
     return message;

@@ -36,8 +36,8 @@ typedef struct QmpRequest {
     json_t *id;        /* borrowed; NULL: none */
 } QmpRequest;
 
-/* Checks @message against the schema. On failure *error_class and @err say what to answer; request->id
- * is set if there was one. */
+/* Checks @message against the schema. On failure *error_class and @err say what to answer;
+ * request->id is set if there was one. */
 bool qmp_request_parse(json_t *message, QmpRequest *request, QmpErrorClass *error_class,
                        GError **err);
 

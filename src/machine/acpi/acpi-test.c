@@ -146,9 +146,9 @@ static void test_iasl(void)
         g_test_skip("iasl (package acpica-tools) is not installed");
         return;
     }
-    static const char *const parts[] = {"Device (PCI0)", "PNP0A08", "Name (_PRT", "Name (_CRS",
-                                        "Name (\\_S5",   "COM2",    "PNP0B00",    "Device (CP01)",
-                                        "QWordMemory",   "_OSC",    "Device (HPET)", NULL};
+    static const char *const parts[] = {
+        "Device (PCI0)", "PNP0A08",       "Name (_PRT",  "Name (_CRS", "Name (\\_S5",   "COM2",
+        "PNP0B00",       "Device (CP01)", "QWordMemory", "_OSC",       "Device (HPET)", NULL};
     static const char *const many[] = {"Device (CP3F)", NULL};
     check_with_iasl(&small, parts);
     check_with_iasl(&large, many);
@@ -166,7 +166,8 @@ static void test_smbios(void)
         g_assert_cmpint(s[0], <, 128);
         count[s[0]]++;
         if (s[0] == 1) {
-            static const uint8_t expected[16] = {3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15};
+            static const uint8_t expected[16] = {3, 2, 1,  0,  5,  4,  7,  6,
+                                                 8, 9, 10, 11, 12, 13, 14, 15};
             g_assert_cmpmem(s + 8, 16, expected, 16);
             g_assert_cmpstr((char *)s + s[1], ==, "Lodge");
         }

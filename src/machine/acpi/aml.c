@@ -5,24 +5,24 @@
 
 #include "base/bytes.h"
 
-#define OP_ZERO 0x00
-#define OP_ONE 0x01
-#define OP_NAME 0x08
-#define OP_BYTE 0x0a
-#define OP_WORD 0x0b
-#define OP_DWORD 0x0c
-#define OP_STRING 0x0d
-#define OP_QWORD 0x0e
-#define OP_SCOPE 0x10
-#define OP_BUFFER 0x11
-#define OP_PACKAGE 0x12
-#define OP_METHOD 0x14
-#define OP_DUAL_NAME 0x2e
+#define OP_ZERO       0x00
+#define OP_ONE        0x01
+#define OP_NAME       0x08
+#define OP_BYTE       0x0a
+#define OP_WORD       0x0b
+#define OP_DWORD      0x0c
+#define OP_STRING     0x0d
+#define OP_QWORD      0x0e
+#define OP_SCOPE      0x10
+#define OP_BUFFER     0x11
+#define OP_PACKAGE    0x12
+#define OP_METHOD     0x14
+#define OP_DUAL_NAME  0x2e
 #define OP_MULTI_NAME 0x2f
-#define OP_EXTENDED 0x5b
+#define OP_EXTENDED   0x5b
 #define OP_EXT_DEVICE 0x82
-#define OP_ARG0 0x68
-#define OP_RETURN 0xa4
+#define OP_ARG0       0x68
+#define OP_RETURN     0xa4
 
 Aml *aml_new(void)
 {

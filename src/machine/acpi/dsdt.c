@@ -6,7 +6,7 @@
 #include "machine/board/pm.h"
 
 #define PCI_SLOTS 32
-#define PCI_PINS 4
+#define PCI_PINS  4
 
 static void add_root_resources(Aml *aml, const AcpiBoard *board)
 {

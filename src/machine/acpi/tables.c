@@ -7,27 +7,28 @@
 #include "machine/board/layout.h"
 #include "machine/board/pm.h"
 
-#define HEADER_SIZE 36
-#define TABLE_LENGTH 4
+#define HEADER_SIZE    36
+#define TABLE_LENGTH   4
 #define TABLE_CHECKSUM 9
-#define OEM_ID "LODGE "
-#define OEM_TABLE_ID "LODGEPC "
+#define OEM_ID         "LODGE "
+#define OEM_TABLE_ID   "LODGEPC "
 
-#define FADT_SIZE 276
-#define FADT_REVISION 6
-#define FADT_MINOR_REVISION 5
-#define FADT_WBINVD (1u << 0)
-#define FADT_PROC_C1 (1u << 2)
-#define FADT_NO_SLEEP_BUTTON (1u << 5)
-#define FADT_NO_FIXED_RTC (1u << 6)
-#define FADT_RESET_REGISTER (1u << 10)
-#define BOOT_LEGACY_DEVICES (1u << 0)
-#define BOOT_NO_VGA (1u << 2)
+#define FADT_SIZE                 276
+#define FADT_REVISION             6
+#define FADT_MINOR_REVISION       5
+#define FADT_WBINVD               (1u << 0)
+#define FADT_PROC_C1              (1u << 2)
+#define FADT_NO_SLEEP_BUTTON      (1u << 5)
+#define FADT_NO_FIXED_RTC         (1u << 6)
+#define FADT_RESET_REGISTER       (1u << 10)
+#define BOOT_LEGACY_DEVICES       (1u << 0)
+#define BOOT_NO_VGA               (1u << 2)
 #define PROFILE_ENTERPRISE_SERVER 4
-#define RTC_CENTURY_INDEX 0x32
+#define RTC_CENTURY_INDEX         0x32
 
 #define MADT_PCAT_COMPAT 1u
-/* Event timer block: hardware revision 1, 3 comparators, 64-bit counter, legacy replacement, Intel. */
+/* Event timer block: hardware revision 1, 3 comparators, 64-bit counter, legacy replacement, Intel.
+ */
 #define HPET_BLOCK_ID 0x8086a201u
 
 static uint8_t checksum(const uint8_t *data, size_t size)
@@ -164,7 +165,7 @@ static GByteArray *madt_new(const AcpiBoard *board)
     put(t, 0, 4); /* first GSI */
     add_override(t, 0, LAYOUT_GSI_PIT, 0);
     add_override(t, LAYOUT_GSI_SCI, LAYOUT_GSI_SCI, 0x0d); /* active high, level */
-    put(t, 4, 1); /* NMI on LINT1 of every processor */
+    put(t, 4, 1);                                          /* NMI on LINT1 of every processor */
     put(t, 6, 1);
     put(t, 0xff, 1);
     put(t, 0, 2);

@@ -171,12 +171,12 @@ static void test_uart_loopback(Fixture *f, gconstpointer unused)
     char got[4];
     add(f, &isa_serial_device_type, "chardev=c", NULL);
     com_in(f, 6);
-    com_out(f, 4, 0x1a);                      /* RTS, OUT2 */
-    g_assert_cmphex(com_in(f, 6), ==, 0x92);  /* CTS, DCD; DSR fell */
-    com_out(f, 4, 0x15);                      /* DTR, OUT1 */
-    g_assert_cmphex(com_in(f, 6), ==, 0x6b);  /* DSR, RI; three changed */
+    com_out(f, 4, 0x1a);                     /* RTS, OUT2 */
+    g_assert_cmphex(com_in(f, 6), ==, 0x92); /* CTS, DCD; DSR fell */
+    com_out(f, 4, 0x15);                     /* DTR, OUT1 */
+    g_assert_cmphex(com_in(f, 6), ==, 0x6b); /* DSR, RI; three changed */
     com_out(f, 4, 0x11);
-    g_assert_cmphex(com_in(f, 6), ==, 0x24);  /* the trailing edge of RI */
+    g_assert_cmphex(com_in(f, 6), ==, 0x24); /* the trailing edge of RI */
     com_out(f, 0, 0x42);
     g_assert_cmpint(recv(f->peer, got, sizeof(got), MSG_DONTWAIT), <, 0);
     com_out(f, 0, 0x43); /* one byte deep without FIFO: overrun */
@@ -193,7 +193,9 @@ static void test_uart_options(Fixture *f, gconstpointer unused)
     static const struct {
         const char *options, *error;
     } cases[] = {
-        {"chardev=nobody", "nobody"}, {"index=9", "index"}, {"colour=red", "colour"},
+        {"chardev=nobody", "nobody"},
+        {"index=9", "index"},
+        {"colour=red", "colour"},
         {"iobase=0x60000", "iobase"},
     };
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -362,8 +364,7 @@ static void test_debug_ports(Fixture *f, gconstpointer unused)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-#define ADD(name, function)                                                                        \
-    g_test_add("/board/" name, Fixture, NULL, set_up, function, tear_down)
+#define ADD(name, function) g_test_add("/board/" name, Fixture, NULL, set_up, function, tear_down)
     ADD("uart/registers", test_uart_registers);
     ADD("uart/transmit", test_uart_transmit);
     ADD("uart/receive", test_uart_receive);

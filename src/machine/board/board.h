@@ -7,8 +7,8 @@
 
 #include "machine/device.h"
 
-/* Creates everything that the board always has (interrupt controllers, timers, PCI root, the functions
- * below) and registers the reset hooks. Devices of the configuration come after it. */
+/* Creates everything that the board always has (interrupt controllers, timers, PCI root, the
+ * functions below) and registers the reset hooks. Devices of the configuration come after it. */
 bool board_q35_init(Machine *m, GError **err);
 
 /* Creates the board's own legacy devices: ACPI power management (with the reset control

@@ -13,27 +13,27 @@
 #include "base/error.h"
 #include "machine/board/devices.h"
 
-#define PORT_DATA 0x60
-#define PORT_COMMAND 0x64
+#define PORT_DATA             0x60
+#define PORT_COMMAND          0x64
 #define PORT_SYSTEM_CONTROL_A 0x92
-#define KEYBOARD_IRQ 1
+#define KEYBOARD_IRQ          1
 
 #define STATUS_OUTPUT_FULL 0x01
-#define STATUS_SYSTEM 0x04
-#define STATUS_COMMAND 0x08
-#define STATUS_UNLOCKED 0x10
-#define STATUS_TIMEOUT 0x40
+#define STATUS_SYSTEM      0x04
+#define STATUS_COMMAND     0x08
+#define STATUS_UNLOCKED    0x10
+#define STATUS_TIMEOUT     0x40
 
 #define CTR_KEYBOARD_IRQ 0x01
-#define CTR_SYSTEM 0x04
+#define CTR_SYSTEM       0x04
 #define CTR_KEYBOARD_OFF 0x10
-#define CTR_AUX_OFF 0x20
+#define CTR_AUX_OFF      0x20
 
 #define OUTPUT_PORT_RESET 0x01 /* active low */
-#define OUTPUT_PORT_A20 0x02
+#define OUTPUT_PORT_A20   0x02
 
-#define KEYBOARD_RESEND 0xfe
-#define SELF_TEST_PASSED 0x55
+#define KEYBOARD_RESEND    0xfe
+#define SELF_TEST_PASSED   0x55
 #define AUX_TEST_CLOCK_LOW 0x01 /* nothing drives the mouse port */
 
 typedef struct I8042 {
@@ -168,7 +168,8 @@ static void control_a_write(void *opaque, uint64_t offset, unsigned size, uint64
         machine_reset(((I8042 *)opaque)->dev.machine, MACHINE_CAUSE_GUEST_RESET);
 }
 
-static const IoOps data_ops = {.read = data_read, .write = data_write, .min_size = 1, .max_size = 1};
+static const IoOps data_ops = {
+    .read = data_read, .write = data_write, .min_size = 1, .max_size = 1};
 static const IoOps command_ops = {
     .read = command_read, .write = command_write, .min_size = 1, .max_size = 1};
 static const IoOps control_a_ops = {
@@ -216,7 +217,7 @@ static bool i8042_state_loaded(Device *dev, GError **err)
 }
 
 static const StateField i8042_state[] = {
-    STATE_FIELD(I8042, status),  STATE_FIELD(I8042, ctr), STATE_FIELD(I8042, output),
+    STATE_FIELD(I8042, status),  STATE_FIELD(I8042, ctr),  STATE_FIELD(I8042, output),
     STATE_FIELD(I8042, pending), STATE_BUFFER(I8042, ram), STATE_FIELDS_END,
 };
 

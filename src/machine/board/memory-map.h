@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define MEMORY_MAP_MIN 0x200000u /* the least low RAM that this map makes sense for */
+#define MEMORY_MAP_MIN         0x200000u /* the least low RAM that this map makes sense for */
 #define MEMORY_MAP_ENTRIES_MAX 10
 
 enum { MEMORY_RAM = 1, MEMORY_RESERVED = 2, MEMORY_ACPI = 3, MEMORY_NVS = 4 };

@@ -13,35 +13,35 @@
 #include "machine/board/devices.h"
 #include "machine/board/layout.h"
 
-#define PM_TIMER_HZ 3579545u
+#define PM_TIMER_HZ   3579545u
 #define PM_TIMER_BITS 24
-#define NS_PER_S 1000000000ull
+#define NS_PER_S      1000000000ull
 
 /* Offsets from LAYOUT_PORT_PM. */
-#define PM1_STS 0x00
-#define PM1_EN 0x02
-#define PM1_CNT 0x04
-#define PM_TMR 0x08
+#define PM1_STS  0x00
+#define PM1_EN   0x02
+#define PM1_CNT  0x04
+#define PM_TMR   0x08
 #define GPE0_STS 0x20
-#define GPE0_EN 0x22
+#define GPE0_EN  0x22
 
-#define STS_TMR (1u << 0)
-#define STS_BM (1u << 4)
-#define STS_GBL (1u << 5)
+#define STS_TMR    (1u << 0)
+#define STS_BM     (1u << 4)
+#define STS_GBL    (1u << 5)
 #define STS_PWRBTN (1u << 8)
-#define STS_RTC (1u << 10)
-#define STS_WAK (1u << 15)
-#define STS_MASK (STS_TMR | STS_BM | STS_GBL | STS_PWRBTN | STS_RTC | STS_WAK)
-#define EN_MASK (STS_TMR | STS_GBL | STS_PWRBTN | STS_RTC)
+#define STS_RTC    (1u << 10)
+#define STS_WAK    (1u << 15)
+#define STS_MASK   (STS_TMR | STS_BM | STS_GBL | STS_PWRBTN | STS_RTC | STS_WAK)
+#define EN_MASK    (STS_TMR | STS_GBL | STS_PWRBTN | STS_RTC)
 
-#define CNT_SCI_EN (1u << 0)
-#define CNT_BM_RLD (1u << 1)
+#define CNT_SCI_EN        (1u << 0)
+#define CNT_BM_RLD        (1u << 1)
 #define CNT_SLP_TYP_SHIFT 10
-#define CNT_SLP_TYP_MASK (7u << CNT_SLP_TYP_SHIFT)
-#define CNT_SLP_EN (1u << 13)
+#define CNT_SLP_TYP_MASK  (7u << CNT_SLP_TYP_SHIFT)
+#define CNT_SLP_EN        (1u << 13)
 
 #define RESET_HARD 0x02u
-#define RESET_CPU 0x04u
+#define RESET_CPU  0x04u
 #define RESET_FULL 0x08u
 
 typedef struct Pm {
@@ -127,7 +127,7 @@ static void pm_write_status(Pm *pm, uint16_t clear)
 static void pm_write_byte(Pm *pm, unsigned offset, uint8_t byte)
 {
     unsigned shift = (offset & 1) * 8;
-    uint16_t value = (uint16_t)(byte << shift), keep = (uint16_t)~(0xff << shift);
+    uint16_t value = (uint16_t)(byte << shift), keep = (uint16_t) ~(0xff << shift);
     switch (offset & ~1u) {
     case PM1_STS:
         pm_write_status(pm, value & STS_MASK);
@@ -226,9 +226,8 @@ static bool pm_state_loaded(Device *dev, GError **err)
 }
 
 static const StateField pm_state[] = {
-    STATE_FIELD(Pm, sts),     STATE_FIELD(Pm, en),
-    STATE_FIELD(Pm, cnt),     STATE_FIELD(Pm, gpe_sts),
-    STATE_FIELD(Pm, gpe_en),  STATE_FIELD(Pm, reset_control),
+    STATE_FIELD(Pm, sts),          STATE_FIELD(Pm, en),     STATE_FIELD(Pm, cnt),
+    STATE_FIELD(Pm, gpe_sts),      STATE_FIELD(Pm, gpe_en), STATE_FIELD(Pm, reset_control),
     STATE_FIELD(Pm, toggles_seen), STATE_FIELDS_END,
 };
 

@@ -11,50 +11,50 @@
 
 #define FIFO_SIZE 16
 #define BASE_BAUD 115200
-#define NS_PER_S 1000000000ull
+#define NS_PER_S  1000000000ull
 
-#define IER_RDA 0x01
-#define IER_THRE 0x02
-#define IER_LINE 0x04
+#define IER_RDA   0x01
+#define IER_THRE  0x02
+#define IER_LINE  0x04
 #define IER_MODEM 0x08
 
-#define IIR_NONE 0x01
-#define IIR_MODEM 0x00
-#define IIR_THRE 0x02
-#define IIR_RDA 0x04
-#define IIR_LINE 0x06
+#define IIR_NONE    0x01
+#define IIR_MODEM   0x00
+#define IIR_THRE    0x02
+#define IIR_RDA     0x04
+#define IIR_LINE    0x06
 #define IIR_TIMEOUT 0x0c
-#define IIR_FIFO 0xc0
+#define IIR_FIFO    0xc0
 
-#define FCR_ENABLE 0x01
+#define FCR_ENABLE   0x01
 #define FCR_CLEAR_RX 0x02
 #define FCR_CLEAR_TX 0x04
 
 #define LCR_BREAK 0x40
-#define LCR_DLAB 0x80
+#define LCR_DLAB  0x80
 
-#define MCR_DTR 0x01
-#define MCR_RTS 0x02
+#define MCR_DTR  0x01
+#define MCR_RTS  0x02
 #define MCR_OUT1 0x04
 #define MCR_OUT2 0x08
 #define MCR_LOOP 0x10
 
-#define LSR_DR 0x01
-#define LSR_OE 0x02
-#define LSR_BI 0x10
-#define LSR_THRE 0x20
-#define LSR_TEMT 0x40
+#define LSR_DR     0x01
+#define LSR_OE     0x02
+#define LSR_BI     0x10
+#define LSR_THRE   0x20
+#define LSR_TEMT   0x40
 #define LSR_ERRORS 0x1e
 
-#define MSR_DCTS 0x01
-#define MSR_DDSR 0x02
-#define MSR_TERI 0x04
-#define MSR_DDCD 0x08
+#define MSR_DCTS   0x01
+#define MSR_DDSR   0x02
+#define MSR_TERI   0x04
+#define MSR_DDCD   0x08
 #define MSR_DELTAS 0x0f
-#define MSR_CTS 0x10
-#define MSR_DSR 0x20
-#define MSR_RI 0x40
-#define MSR_DCD 0x80
+#define MSR_CTS    0x10
+#define MSR_DSR    0x20
+#define MSR_RI     0x40
+#define MSR_DCD    0x80
 
 typedef struct Serial {
     Device dev;
@@ -461,20 +461,13 @@ static const DeviceOption serial_options[] = {
 };
 
 static const StateField serial_state[] = {
-    STATE_FIELD(Serial, ier),
-    STATE_FIELD(Serial, fcr),
-    STATE_FIELD(Serial, lcr),
-    STATE_FIELD(Serial, mcr),
-    STATE_FIELD(Serial, lsr),
-    STATE_FIELD(Serial, msr),
-    STATE_FIELD(Serial, scr),
-    STATE_FIELD(Serial, divisor),
-    STATE_FIELD(Serial, thre_pending),
-    STATE_FIELD(Serial, timeout_pending),
-    STATE_BUFFER(Serial, fifo),
-    STATE_FIELD(Serial, fifo_head),
-    STATE_FIELD(Serial, fifo_count),
-    STATE_FIELDS_END,
+    STATE_FIELD(Serial, ier),          STATE_FIELD(Serial, fcr),
+    STATE_FIELD(Serial, lcr),          STATE_FIELD(Serial, mcr),
+    STATE_FIELD(Serial, lsr),          STATE_FIELD(Serial, msr),
+    STATE_FIELD(Serial, scr),          STATE_FIELD(Serial, divisor),
+    STATE_FIELD(Serial, thre_pending), STATE_FIELD(Serial, timeout_pending),
+    STATE_BUFFER(Serial, fifo),        STATE_FIELD(Serial, fifo_head),
+    STATE_FIELD(Serial, fifo_count),   STATE_FIELDS_END,
 };
 
 const DeviceType isa_serial_device_type = {

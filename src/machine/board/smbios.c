@@ -7,11 +7,11 @@
 #include "machine/board/layout.h"
 
 #define HANDLE_CHASSIS 0x0300
-#define HANDLE_CPU 0x0400
-#define HANDLE_ARRAY 0x1000
-#define HANDLE_MODULE 0x1100
-#define HANDLE_MAPPED 0x1300
-#define MODULE_SIZE GIB(16)
+#define HANDLE_CPU     0x0400
+#define HANDLE_ARRAY   0x1000
+#define HANDLE_MODULE  0x1100
+#define HANDLE_MAPPED  0x1300
+#define MODULE_SIZE    GIB(16)
 
 /* One structure: its formatted part and the strings behind it. */
 typedef struct Structure {
@@ -60,9 +60,9 @@ static void add_bios(GByteArray *to, const SmbiosBoard *board)
     put_string(&s, board->version);
     put(&s, 0xf000, 2); /* starting segment */
     put_string(&s, "01/01/2026");
-    put(&s, 0, 1);      /* 64 KiB */
+    put(&s, 0, 1);       /* 64 KiB */
     put(&s, 1u << 3, 8); /* characteristics are not supported */
-    put(&s, 0x0100, 2); /* ACPI */
+    put(&s, 0x0100, 2);  /* ACPI */
     put(&s, 0xff, 1);
     put(&s, 0xff, 1);
     put(&s, 0xff, 1);
@@ -128,8 +128,8 @@ static void add_cpu(GByteArray *to, const SmbiosBoard *board, unsigned socket)
     put(&s, 0, 2);
     put(&s, 2000, 2);
     put(&s, 2000, 2);
-    put(&s, 0x41, 1); /* populated, enabled */
-    put(&s, 1, 1);    /* upgrade: other */
+    put(&s, 0x41, 1);   /* populated, enabled */
+    put(&s, 1, 1);      /* upgrade: other */
     put(&s, 0xffff, 2); /* caches: not described */
     put(&s, 0xffff, 2);
     put(&s, 0xffff, 2);
@@ -151,9 +151,9 @@ static void add_cpu(GByteArray *to, const SmbiosBoard *board, unsigned socket)
 static void add_array(GByteArray *to, const SmbiosBoard *board, unsigned n_modules)
 {
     Structure s = begin(to, 16, HANDLE_ARRAY);
-    put(&s, 1, 1); /* location: other */
-    put(&s, 3, 1); /* system memory */
-    put(&s, 6, 1); /* multi-bit ECC */
+    put(&s, 1, 1);           /* location: other */
+    put(&s, 3, 1);           /* system memory */
+    put(&s, 6, 1);           /* multi-bit ECC */
     put(&s, 0x80000000u, 4); /* size is in the extended field */
     put(&s, 0xfffe, 2);
     put(&s, n_modules, 2);

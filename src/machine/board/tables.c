@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Puts the ACPI and SMBIOS tables into guest RAM. */
-#include "base/error.h"
 #include "machine/acpi/tables.h"
+#include "base/error.h"
 #include "machine/board/board.h"
 #include "machine/board/layout.h"
 #include "machine/board/memory-map.h"

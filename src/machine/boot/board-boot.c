@@ -39,8 +39,8 @@ BoardBoot *board_boot_open(Machine *m, GError **err)
         .memory = {m, machine_pointer, machine_pointer_dirty, config->memory_size,
                    machine_low_ram(m)},
     };
-    bool ok = boot_file_open(&boot->image.kernel, "kernel", config->kernel, BOOT_KERNEL_SIZE_MAX,
-                             err);
+    bool ok =
+        boot_file_open(&boot->image.kernel, "kernel", config->kernel, BOOT_KERNEL_SIZE_MAX, err);
     if (ok && config->initrd)
         ok = boot_file_open(&boot->image.initrd, "initrd", config->initrd, BOOT_INITRD_SIZE_MAX,
                             err);

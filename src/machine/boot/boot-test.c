@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Crafted kernels of every protocol, loaded into a buffer; each lie that a header can tell is refused. */
+/* Crafted kernels of every protocol, loaded into a buffer; each lie that a header can tell is
+ * refused. */
 #include <elf.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -80,7 +81,7 @@ static uint32_t get32(Fixture *f, uint64_t gpa)
 /* ---- bzImage ---- */
 
 #define BZ_SECTORS 2
-#define BZ_SETUP ((BZ_SECTORS + 1) * 512)
+#define BZ_SETUP   ((BZ_SECTORS + 1) * 512)
 #define BZ_PAYLOAD 0x3000
 
 static void make_bzimage(uint8_t *k)
@@ -269,8 +270,9 @@ static void test_elf_refused(Fixture *f, gconstpointer unused)
     static const struct {
         unsigned which;
         const char *text;
-    } cases[] = {{0, "neither"}, {1, "neither"}, {2, "neither"}, {3, "neither"},
-                 {4, "neither"}, {5, "entry lies outside"}, {6, "neither"}, {7, "neither"}};
+    } cases[] = {{0, "neither"}, {1, "neither"}, {2, "neither"},
+                 {3, "neither"}, {4, "neither"}, {5, "entry lies outside"},
+                 {6, "neither"}, {7, "neither"}};
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
         make_elf(&e);
         switch (cases[i].which) {
@@ -408,15 +410,17 @@ static void test_files(Fixture *f, gconstpointer unused)
     g_assert_error(error, LODGE_ERROR, LODGE_ERROR_INVALID);
     set_file(&f->image.kernel, "", 0, "empty");
     load(f, "neither");
-    set_file(&f->image.kernel, "\x7f" "ELF", 4, "short");
+    set_file(&f->image.kernel,
+             "\x7f"
+             "ELF",
+             4, "short");
     load(f, "neither");
 }
 
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-#define ADD(name, function)                                                                        \
-    g_test_add("/boot/" name, Fixture, NULL, set_up, function, tear_down)
+#define ADD(name, function) g_test_add("/boot/" name, Fixture, NULL, set_up, function, tear_down)
     ADD("bzimage", test_bzimage);
     ADD("bzimage-32", test_bzimage_32);
     ADD("bzimage-relocated", test_bzimage_relocated);

@@ -11,26 +11,26 @@
 #include "base/error.h"
 #include "machine/board/memory-map.h"
 
-#define PAGE 4096u
+#define PAGE              4096u
 #define PTE_PRESENT_WRITE 3u
-#define PTE_LARGE 0x80u
-#define CR0_PE 1u
-#define CR0_ET 0x10u
-#define CR0_PG 0x80000000u
-#define CR4_PAE 0x20u
-#define EFER_LME 0x100u
-#define EFER_LMA 0x400u
-#define RFLAGS_FIXED 2u
-#define SELECTOR_CODE 0x10
-#define SELECTOR_DATA 0x18
-#define ATTR_CODE64 (0xbu | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_L | SEG_ATTR_G)
-#define ATTR_CODE32 (0xbu | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_DB | SEG_ATTR_G)
-#define ATTR_DATA (0x3u | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_DB | SEG_ATTR_G)
-#define ATTR_TSS_BUSY (0xbu | SEG_ATTR_P)
+#define PTE_LARGE         0x80u
+#define CR0_PE            1u
+#define CR0_ET            0x10u
+#define CR0_PG            0x80000000u
+#define CR4_PAE           0x20u
+#define EFER_LME          0x100u
+#define EFER_LMA          0x400u
+#define RFLAGS_FIXED      2u
+#define SELECTOR_CODE     0x10
+#define SELECTOR_DATA     0x18
+#define ATTR_CODE64       (0xbu | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_L | SEG_ATTR_G)
+#define ATTR_CODE32       (0xbu | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_DB | SEG_ATTR_G)
+#define ATTR_DATA         (0x3u | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_DB | SEG_ATTR_G)
+#define ATTR_TSS_BUSY     (0xbu | SEG_ATTR_P)
 
 /* Multiboot first: images that offer it too expect its information. */
-static const BootProtocol *const boot_protocols[] = {
-    &boot_protocol_bzimage, &boot_protocol_multiboot, &boot_protocol_pvh};
+static const BootProtocol *const boot_protocols[] = {&boot_protocol_bzimage,
+                                                     &boot_protocol_multiboot, &boot_protocol_pvh};
 
 const BootProtocol *boot_protocol_find(const BootImage *image, GError **err)
 {
@@ -116,8 +116,8 @@ bool boot_file_load(const BootImage *image, const BootFile *file, uint64_t offse
     uint8_t *ram = length <= memory_length ? memory->ram(memory->opaque, gpa, memory_length) : NULL;
     if (!ram)
         return lodge_fail(err, LODGE_ERROR_INVALID,
-                          "'%s' does not fit: 0x%" G_GINT64_MODIFIER "x bytes at 0x%" G_GINT64_MODIFIER
-                          "x",
+                          "'%s' does not fit: 0x%" G_GINT64_MODIFIER
+                          "x bytes at 0x%" G_GINT64_MODIFIER "x",
                           file->path, memory_length, gpa);
     if (!boot_file_read(file, offset, ram, length, err))
         return false;

@@ -13,18 +13,18 @@
 
 #define BOOT_KERNEL_SIZE_MAX (1ull << 30)
 #define BOOT_INITRD_SIZE_MAX (4ull << 30)
-#define BOOT_CMDLINE_MAX 0xffffu
+#define BOOT_CMDLINE_MAX     0xffffu
 
 /* Fixed places in low memory for what the loader hands over; kernels load at 1 MiB and above. */
-#define BOOT_GDT 0x1000u
-#define BOOT_PARAMS 0x2000u      /* Linux zero page, multiboot information, hvm_start_info */
+#define BOOT_GDT         0x1000u
+#define BOOT_PARAMS      0x2000u /* Linux zero page, multiboot information, hvm_start_info */
 #define BOOT_PARAMS_SIZE 0x1000u
 #define BOOT_PAGE_TABLES 0x3000u /* six pages */
-#define BOOT_LISTS 0x9000u       /* memory map and module list */
-#define BOOT_LISTS_SIZE 0x1000u
-#define BOOT_STACK_TOP 0xf000u
-#define BOOT_CMDLINE 0x20000u
-#define BOOT_KERNEL_MIN 0x100000u
+#define BOOT_LISTS       0x9000u /* memory map and module list */
+#define BOOT_LISTS_SIZE  0x1000u
+#define BOOT_STACK_TOP   0xf000u
+#define BOOT_CMDLINE     0x20000u
+#define BOOT_KERNEL_MIN  0x100000u
 
 typedef struct BootFile {
     int fd; /* -1: none */

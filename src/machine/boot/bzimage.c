@@ -12,49 +12,49 @@
 #include "machine/boot/boot.h"
 
 /* Offsets in the first sectors of the file, and alike in the zero page. */
-#define HEADER_START 0x1f1
-#define SETUP_SECTS 0x1f1
-#define BOOT_FLAG 0x1fe
-#define HEADER_JUMP 0x201 /* the header ends this many bytes after 0x202 */
-#define MAGIC 0x202
-#define VERSION 0x206
-#define TYPE_OF_LOADER 0x210
-#define LOADFLAGS 0x211
-#define CODE32_START 0x214
-#define RAMDISK_IMAGE 0x218
-#define RAMDISK_SIZE 0x21c
-#define CMD_LINE_PTR 0x228
-#define INITRD_ADDR_MAX 0x22c
+#define HEADER_START     0x1f1
+#define SETUP_SECTS      0x1f1
+#define BOOT_FLAG        0x1fe
+#define HEADER_JUMP      0x201 /* the header ends this many bytes after 0x202 */
+#define MAGIC            0x202
+#define VERSION          0x206
+#define TYPE_OF_LOADER   0x210
+#define LOADFLAGS        0x211
+#define CODE32_START     0x214
+#define RAMDISK_IMAGE    0x218
+#define RAMDISK_SIZE     0x21c
+#define CMD_LINE_PTR     0x228
+#define INITRD_ADDR_MAX  0x22c
 #define KERNEL_ALIGNMENT 0x230
-#define RELOCATABLE 0x234
-#define XLOADFLAGS 0x236
-#define CMDLINE_SIZE 0x238
-#define PREF_ADDRESS 0x258
-#define INIT_SIZE 0x260
-#define HEADER_END_MAX 0x290
-#define HEAD_SIZE 0x400
+#define RELOCATABLE      0x234
+#define XLOADFLAGS       0x236
+#define CMDLINE_SIZE     0x238
+#define PREF_ADDRESS     0x258
+#define INIT_SIZE        0x260
+#define HEADER_END_MAX   0x290
+#define HEAD_SIZE        0x400
 
 /* Only in the zero page. */
-#define ZERO_RSDP 0x070
+#define ZERO_RSDP       0x070
 #define ZERO_E820_COUNT 0x1e8
-#define ZERO_E820 0x2d0
+#define ZERO_E820       0x2d0
 #define E820_ENTRY_SIZE 20
 
-#define SECTOR 512u
-#define MAGIC_HDRS 0x53726448u
-#define LOADED_HIGH 0x01u
-#define XLF_KERNEL_64 0x01u
-#define LOADER_UNDEFINED 0xff
-#define ENTRY_64_OFFSET 0x200u
+#define SECTOR              512u
+#define MAGIC_HDRS          0x53726448u
+#define LOADED_HIGH         0x01u
+#define XLF_KERNEL_64       0x01u
+#define LOADER_UNDEFINED    0xff
+#define ENTRY_64_OFFSET     0x200u
 #define LEGACY_LOAD_ADDRESS 0x100000u
-#define LEGACY_INITRD_MAX 0x37ffffffu
-#define LEGACY_CMDLINE_MAX 255u
-#define DEFAULT_ALIGNMENT 0x200000u
+#define LEGACY_INITRD_MAX   0x37ffffffu
+#define LEGACY_CMDLINE_MAX  255u
+#define DEFAULT_ALIGNMENT   0x200000u
 
 typedef struct BzImage {
     uint8_t head[HEAD_SIZE];
     unsigned version;
-    uint64_t setup_size;           /* bytes before the protected-mode kernel */
+    uint64_t setup_size; /* bytes before the protected-mode kernel */
     uint64_t payload_size;
     uint64_t load_address, init_size;
     bool entry64;
@@ -88,8 +88,8 @@ static bool choose_address(const BootImage *image, BzImage *bz, GError **err)
         return true;
     }
     return lodge_fail(err, LODGE_ERROR_INVALID,
-                      "kernel '%s' needs %" G_GUINT64_FORMAT " MiB of memory at 0x%" G_GINT64_MODIFIER
-                      "x: give the machine more memory",
+                      "kernel '%s' needs %" G_GUINT64_FORMAT
+                      " MiB of memory at 0x%" G_GINT64_MODIFIER "x: give the machine more memory",
                       image->kernel.path, (bz->init_size >> 20) + 1, preferred);
 }
 

@@ -9,8 +9,8 @@
 #include "base/error.h"
 #include "machine/boot/boot.h"
 
-#define SEGMENTS_MAX 256u
-#define NOTES_SIZE_MAX 0x10000u
+#define SEGMENTS_MAX      256u
+#define NOTES_SIZE_MAX    0x10000u
 #define NOTE_PHYS32_ENTRY 18u
 
 /* The fields of a program header that count, whatever the class. */
@@ -42,8 +42,8 @@ static bool read_header(const BootImage *image, Layout *layout, GError **err)
                          : le32_get(h + offsetof(Elf32_Ehdr, e_entry));
     layout->headers = is64 ? le64_get(h + offsetof(Elf64_Ehdr, e_phoff))
                            : le32_get(h + offsetof(Elf32_Ehdr, e_phoff));
-    layout->count = le16_get(
-        h + (is64 ? offsetof(Elf64_Ehdr, e_phnum) : offsetof(Elf32_Ehdr, e_phnum)));
+    layout->count =
+        le16_get(h + (is64 ? offsetof(Elf64_Ehdr, e_phnum) : offsetof(Elf32_Ehdr, e_phnum)));
     layout->header_size = le16_get(
         h + (is64 ? offsetof(Elf64_Ehdr, e_phentsize) : offsetof(Elf32_Ehdr, e_phentsize)));
     unsigned expected = is64 ? sizeof(Elf64_Phdr) : sizeof(Elf32_Phdr);
@@ -100,8 +100,8 @@ static bool find_pvh_note(const BootImage *image, const Segment *s, BootElf *elf
         if (type == NOTE_PHYS32_ENTRY && name_size == 4 && memcmp(notes + name, "Xen", 4) == 0 &&
             size >= 4) {
             elf->has_pvh = true;
-            elf->pvh_entry = size >= 8 ? le64_get(notes + description)
-                                       : le32_get(notes + description);
+            elf->pvh_entry =
+                size >= 8 ? le64_get(notes + description) : le32_get(notes + description);
         }
         at = description + align_up(size, 4);
     }

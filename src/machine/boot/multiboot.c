@@ -8,25 +8,25 @@
 #include "machine/board/memory-map.h"
 #include "machine/boot/boot.h"
 
-#define HEADER_MAGIC 0x1badb002u
-#define LOADER_MAGIC 0x2badb002u
-#define HEADER_SIZE 12u
+#define HEADER_MAGIC        0x1badb002u
+#define LOADER_MAGIC        0x2badb002u
+#define HEADER_SIZE         12u
 #define ADDRESS_FIELDS_SIZE 20u
-#define FLAGS_KNOWN 0x0007u /* page-aligned modules, memory information, video (not given) */
-#define FLAGS_REQUIRED 0xffffu
-#define FLAG_ADDRESSES 0x10000u
+#define FLAGS_KNOWN         0x0007u /* page-aligned modules, memory information, video (not given) */
+#define FLAGS_REQUIRED      0xffffu
+#define FLAG_ADDRESSES      0x10000u
 
-#define INFO_SIZE 116
-#define INFO_MEMORY 0x001u
-#define INFO_CMDLINE 0x004u
-#define INFO_MODULES 0x008u
-#define INFO_MAP 0x040u
+#define INFO_SIZE        116
+#define INFO_MEMORY      0x001u
+#define INFO_CMDLINE     0x004u
+#define INFO_MODULES     0x008u
+#define INFO_MAP         0x040u
 #define INFO_LOADER_NAME 0x200u
 
-#define MODULE_LIST BOOT_LISTS
-#define MODULE_NAME (BOOT_LISTS + 0x20)
-#define LOADER_NAME (BOOT_LISTS + 0x60)
-#define MEMMAP (BOOT_LISTS + 0x100)
+#define MODULE_LIST       BOOT_LISTS
+#define MODULE_NAME       (BOOT_LISTS + 0x20)
+#define LOADER_NAME       (BOOT_LISTS + 0x60)
+#define MEMMAP            (BOOT_LISTS + 0x100)
 #define MEMMAP_ENTRY_SIZE 24
 
 /* The header: four-byte aligned within the first 8192 bytes. -1: there is none. */
@@ -70,7 +70,8 @@ static bool load_by_addresses(const BootImage *image, const uint8_t *fields, uin
     uint64_t memory = bss_end > start ? MAX(bss_end - start, length) : length;
     if (memory == 0 || !boot_is_usable(image, start, memory))
         return lodge_fail(err, LODGE_ERROR_INVALID,
-                          "kernel '%s' wants 0x%" G_GINT64_MODIFIER "x bytes at 0x%" G_GINT64_MODIFIER
+                          "kernel '%s' wants 0x%" G_GINT64_MODIFIER
+                          "x bytes at 0x%" G_GINT64_MODIFIER
                           "x, where the machine has no memory for it",
                           image->kernel.path, memory, start);
     *loaded = (Loaded){start, start + memory, le32_get(fields + 16)};
@@ -149,8 +150,8 @@ static bool multiboot_load(const BootImage *image, VcpuState *bsp, GError **err)
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "kernel '%s': its entry lies outside what it loads", image->kernel.path);
     /* As boot loaders do: the file's name is the first word of the command line. */
-    g_autofree char *cmdline = g_strconcat(image->kernel.path, image->cmdline ? " " : "",
-                                           image->cmdline, NULL);
+    g_autofree char *cmdline =
+        g_strconcat(image->kernel.path, image->cmdline ? " " : "", image->cmdline, NULL);
     uint8_t info[INFO_SIZE] = {0};
     if (!boot_load_initrd(image, LAYOUT_LOW_RAM_MAX, loaded.start, loaded.end, &initrd, err) ||
         !boot_load_cmdline(image, cmdline, BOOT_CMDLINE_MAX, err) ||

@@ -12,12 +12,12 @@
 #include "machine/board/memory-map.h"
 #include "machine/boot/boot.h"
 
-#define START_INFO_MAGIC 0x336ec578u
-#define START_INFO_SIZE 56
-#define MODULE_SIZE 32
+#define START_INFO_MAGIC  0x336ec578u
+#define START_INFO_SIZE   56
+#define MODULE_SIZE       32
 #define MEMMAP_ENTRY_SIZE 24
-#define MODULE_LIST BOOT_LISTS
-#define MEMMAP (BOOT_LISTS + 0x100)
+#define MODULE_LIST       BOOT_LISTS
+#define MEMMAP            (BOOT_LISTS + 0x100)
 
 static bool pvh_probe(const BootImage *image, const uint8_t *head, size_t size)
 {

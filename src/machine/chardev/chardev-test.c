@@ -259,7 +259,9 @@ static void test_pty(Fixture *f, gconstpointer unused)
     fd = open(chardev_path(c), O_RDWR | O_NOCTTY | O_CLOEXEC);
     g_assert_cmpint(write(fd, "again", 5), ==, 5);
     test_loop(f->m, 5);
-    g_assert_cmpstr(f->got->str, ==, "\x03\x1d" "again");
+    g_assert_cmpstr(f->got->str, ==,
+                    "\x03\x1d"
+                    "again");
     close(fd);
     chardev_free(c);
 }
@@ -267,8 +269,7 @@ static void test_pty(Fixture *f, gconstpointer unused)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-#define ADD(name, function)                                                                        \
-    g_test_add("/chardev/" name, Fixture, NULL, set_up, function, tear_down)
+#define ADD(name, function) g_test_add("/chardev/" name, Fixture, NULL, set_up, function, tear_down)
     ADD("refusals", test_refusals);
     ADD("file", test_file);
     ADD("output-limit", test_output_limit);

@@ -11,18 +11,19 @@ typedef struct ChardevType {
     /* Sets in_fd, out_fd (or listen_fd) and path; on failure leaves what close can clean. */
     bool (*open)(Chardev *c, const MachineItem *item, GError **err);
     void (*close)(Chardev *c); /* before the descriptors are closed; may be NULL */
-    /* Looks at bytes from the peer before the device does; returns how many to keep. May be NULL. */
+    /* Looks at bytes from the peer before the device does; returns how many to keep. May be NULL.
+     */
     size_t (*filter)(Chardev *c, uint8_t *data, size_t size);
     void (*peer_left)(Chardev *c); /* types with listen_fd: wait for the next one */
 } ChardevType;
 
 /* Null-terminated. */
 extern const ChardevType *const chardev_types[];
-extern const ChardevType chardev_type_stdio, chardev_type_file, chardev_type_unix,
-    chardev_type_pty, chardev_type_null, chardev_type_fd;
+extern const ChardevType chardev_type_stdio, chardev_type_file, chardev_type_unix, chardev_type_pty,
+    chardev_type_null, chardev_type_fd;
 
 #define CHARDEV_OUTPUT_MAX (64 * 1024)
-#define CHARDEV_INPUT_MAX 4096
+#define CHARDEV_INPUT_MAX  4096
 
 struct Chardev {
     const ChardevType *type;
