@@ -17,7 +17,13 @@ static bool file_open(Chardev *c, const MachineItem *item, GError **err)
         return lodge_fail(err, LODGE_ERROR_INVALID, "chardev '%s': file needs path=", item->id);
     if (!chardev_bool_option(item, "append", false, &append, err))
         return false;
-    c->out_fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | (append ? O_APPEND : O_TRUNC), 0600);
+    /* O_NONBLOCK: a FIFO that nobody reads must not hold up the start, nor a full one the guest. */
+    int flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    c->out_fd = open(path, flags | (append ? O_APPEND : O_TRUNC), 0600);
+    if (c->out_fd < 0 && errno == ENXIO)
+        return lodge_fail(err, LODGE_ERROR_STATE,
+                          "chardev '%s': nobody reads '%s': start its reader first, or use unix",
+                          item->id, path);
     if (c->out_fd < 0)
         return lodge_fail_errno(err, errno, "chardev '%s': cannot open '%s'", item->id, path);
     c->path = g_strdup(path);
