@@ -159,14 +159,20 @@ bool soft_set_state(Vcpu *vcpu, const VcpuState *st, GError **err)
     const VcpuBus *bus = vcpu->vm->bus;
     if (!state_valid(st, err))
         return false;
+    for (unsigned i = 0; i < st->n_msr; i++) {
+        uint64_t ignored;
+        if (!soft_msr_read(cpu, st->msr[i].index, &ignored))
+            return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "this CPU has no MSR %#x",
+                              st->msr[i].index);
+    }
     apply(cpu, st);
     if (bus->cr8_write)
         bus->cr8_write(bus->opaque, vcpu->index, st->cr8 & 15);
     soft_msr_reset(cpu);
     for (unsigned i = 0; i < st->n_msr; i++)
         if (!soft_msr_restore(cpu, st->msr[i].index, st->msr[i].value))
-            return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "this CPU has no MSR %#x, or not with "
-                              "the value %#" PRIx64, st->msr[i].index, st->msr[i].value);
+            return lodge_fail(err, LODGE_ERROR_INVALID, "MSR %#x cannot have the value %#" PRIx64,
+                              st->msr[i].index, st->msr[i].value);
     tsc_restore(cpu, st->tsc);
     soft_fpu_from_xsave(cpu, st->xsave);
     return true;
