@@ -301,6 +301,7 @@ static void blk_queue(VirtioDevice *v, unsigned index)
     unsigned budget = 2 * b->depth;
 
     q->full = false;
+    block_queue_plug(q->io); /* what the ring holds goes to the kernel with one system call */
     do {
         virtq_want_notify(&v->queues[index], false);
         while (q->in_flight < b->depth && budget && take_request(b, index))
@@ -314,6 +315,7 @@ static void blk_queue(VirtioDevice *v, unsigned index)
             break;
         }
     } while (virtio_queue_usable(v, index) && virtq_want_notify(&v->queues[index], true));
+    block_queue_unplug(q->io);
     virtio_notify_queue(v, index);
 }
 

@@ -24,6 +24,7 @@ struct BlockQueue {
     int fd;
     GQueue requests;
     unsigned depth;
+    bool plugged;
 };
 
 TestDisk *test_disk(Machine *m, uint64_t size, const char *options)
@@ -91,6 +92,19 @@ void block_queue_free(BlockQueue *q)
 int block_queue_fd(const BlockQueue *q)
 {
     return q->fd;
+}
+
+/* Requests stay in the double until the test completes them: there is nothing to collect. */
+void block_queue_plug(BlockQueue *q)
+{
+    g_assert_false(q->plugged);
+    q->plugged = true;
+}
+
+void block_queue_unplug(BlockQueue *q)
+{
+    g_assert_true(q->plugged);
+    q->plugged = false;
 }
 
 void block_queue_submit(BlockQueue *q, BlockRequest *request)
