@@ -76,13 +76,14 @@ def overhead_kib(pid, guest_mib):
     return total
 
 
-def compare(name, unit, ours, theirs, gate=None):
-    """Prints one line: medians and their ratio; returns whether the gate (a largest ratio) holds."""
+def compare(name, unit, ours, theirs, gate=None, least=None):
+    """Prints one line: medians and their ratio; returns whether the gate (a largest, or a least ratio) holds."""
     a, b = statistics.median(ours), statistics.median(theirs)
-    held = gate is None or a / b <= gate
+    held = (gate is None or a / b <= gate) and (least is None or a / b >= least)
+    bound = f"at most {gate}" if gate is not None else f"at least {least}"
     print(f"{name}: lodge {a:.4g} {unit} ({min(ours):.4g} to {max(ours):.4g}), qemu {b:.4g} {unit} "
           f"({min(theirs):.4g} to {max(theirs):.4g}), ratio {a / b:.2f}"
-          + ("" if gate is None else f", at most {gate}: {'holds' if held else 'BROKEN'}"), flush=True)
+          + ("" if gate is None and least is None else f", {bound}: {'holds' if held else 'BROKEN'}"), flush=True)
     return held
 
 
