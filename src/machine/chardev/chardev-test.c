@@ -241,6 +241,39 @@ static void test_unix(Fixture *f, gconstpointer unused)
     close(second);
 }
 
+/* A guest that does not read must not lock out who comes after a peer that left. */
+static void test_unix_full(Fixture *f, gconstpointer unused)
+{
+    g_autofree char *path = g_build_filename(f->dir, "sock", NULL);
+    g_autofree char *text = g_strdup_printf("unix path=%s", path);
+    char data[2 * CHARDEV_INPUT_MAX];
+    memset(data, 'x', sizeof(data));
+    Chardev *c = add(f, text, NULL);
+    g_assert_true(chardev_attach(c, &user, f, NULL));
+    f->room = 0;
+    int first = connect_to(path);
+    g_assert_cmpint(write(first, data, sizeof(data)), ==, sizeof(data));
+    test_loop(f->m, 5);
+    close(first);
+    test_loop(f->m, 5);
+    /* As long as nobody else comes, the guest can have the rest. */
+    f->room = 5000;
+    chardev_accept_input(c);
+    test_loop(f->m, 5);
+    g_assert_cmpuint(f->got->len, ==, 5000);
+    g_assert_cmpint(f->closed, ==, 0);
+    int second = connect_to(path);
+    test_loop(f->m, 5);
+    g_assert_cmpint(f->closed, ==, 1);
+    g_assert_cmpint(f->opened, ==, 2);
+    f->room = 100;
+    g_assert_cmpint(write(second, "new", 3), ==, 3);
+    test_loop(f->m, 5);
+    g_assert_cmpstr(f->got->str + 5000, ==, "new");
+    chardev_free(c);
+    close(second);
+}
+
 static void test_pty(Fixture *f, gconstpointer unused)
 {
     char data[16] = {0};
@@ -275,6 +308,7 @@ int main(int argc, char **argv)
     ADD("output-limit", test_output_limit);
     ADD("input-held-back", test_input_held_back);
     ADD("unix", test_unix);
+    ADD("unix-full", test_unix_full);
     ADD("pty", test_pty);
     return g_test_run();
 }

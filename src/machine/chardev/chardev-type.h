@@ -45,6 +45,8 @@ struct Chardev {
     int aux_fd;         /* pty: our own slave */
     bool owns_path;     /* unlink it when freed */
     GSource *in_watch, *listen_watch;
+    bool in_watch_full; /* in_watch waits for the peer's end only: no room for its input */
+    bool in_hung_up;    /* the peer left, but some of its input is not read yet */
 
     uint8_t input[CHARDEV_INPUT_MAX]; /* read from the peer, not yet taken by the user */
     size_t input_size;
@@ -57,6 +59,8 @@ struct Chardev {
 
 /* For types: the connection state changed (after the descriptors were set or cleared). */
 void chardev_set_connected(Chardev *c, bool connected);
+/* For peer_left's listener: leaves a peer that has hung up; true if there is none now. */
+bool chardev_leave_hung_up(Chardev *c);
 /* Starts or stops reading, as the state asks for. */
 void chardev_update_input(Chardev *c);
 bool chardev_bool_option(const MachineItem *item, const char *name, bool fallback, bool *value,

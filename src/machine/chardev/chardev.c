@@ -87,9 +87,19 @@ static void peer_gone(Chardev *c)
     g_byte_array_set_size(c->output, 0);
     int fd = c->in_fd;
     c->in_fd = c->out_fd = -1;
+    c->in_hung_up = false;
     g_mutex_unlock(&c->out_lock);
     close(fd);
     chardev_set_connected(c, false);
+    c->type->peer_left(c);
+}
+
+/* The peer left while its input waits for room: the next one takes over, if it comes first. */
+static void peer_hung_up(void *opaque, int fd, GIOCondition condition)
+{
+    Chardev *c = opaque;
+    drop_source(&c->in_watch);
+    c->in_hung_up = true;
     c->type->peer_left(c);
 }
 
@@ -100,14 +110,17 @@ static void input_ready(void *opaque, int fd, GIOCondition condition)
     size_t room = CHARDEV_INPUT_MAX - c->input_size;
     size_t want = c->in_terminal || !c->user ? sizeof(data) : room;
     if (want == 0) {
-        drop_source(&c->in_watch);
+        chardev_update_input(c);
         return;
     }
     ssize_t n = read(fd, data, want);
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return;
     if (n <= 0) {
-        peer_gone(c);
+        if (c->listen_fd >= 0 && c->input_size)
+            peer_hung_up(c, fd, condition);
+        else
+            peer_gone(c);
         return;
     }
     size_t keep = c->type->filter ? c->type->filter(c, data, n) : (size_t)n;
@@ -120,15 +133,26 @@ static void input_ready(void *opaque, int fd, GIOCondition condition)
     chardev_update_input(c);
 }
 
+bool chardev_leave_hung_up(Chardev *c)
+{
+    if (c->in_hung_up)
+        peer_gone(c);
+    return c->in_fd < 0;
+}
+
 void chardev_update_input(Chardev *c)
 {
     bool room = c->in_terminal || c->input_size < CHARDEV_INPUT_MAX;
-    bool want = c->in_fd >= 0 && !c->in_eof && room;
-    if (want && !c->in_watch)
-        c->in_watch =
-            machine_watch_fd(c->machine, c->in_fd, G_IO_IN | G_IO_HUP | G_IO_ERR, input_ready, c);
-    else if (!want)
+    bool open = c->in_fd >= 0 && !c->in_eof;
+    bool want = open && (room || (c->listen_fd >= 0 && !c->in_hung_up));
+    if (!want || c->in_watch_full == room)
         drop_source(&c->in_watch);
+    if (!want || c->in_watch)
+        return;
+    c->in_watch_full = !room;
+    GIOCondition end = G_IO_HUP | G_IO_ERR;
+    c->in_watch = room ? machine_watch_fd(c->machine, c->in_fd, G_IO_IN | end, input_ready, c)
+                       : machine_watch_fd(c->machine, c->in_fd, end, peer_hung_up, c);
 }
 
 void chardev_accept_input(Chardev *c)

@@ -13,7 +13,7 @@
 static void peer_waits(void *opaque, int fd, GIOCondition condition)
 {
     Chardev *c = opaque;
-    if (c->in_fd >= 0)
+    if (!chardev_leave_hung_up(c))
         return; /* one at a time */
     int peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (peer < 0)
