@@ -102,9 +102,13 @@ static int perform(BlockNode *node, BlockRequest *request)
 
 static void submit_ring(BlockQueue *queue)
 {
-    /* A refusal (no memory for now) leaves the entries in the ring; the next call takes them. */
-    if (queue->uring && !queue->plugged && io_uring_sq_ready(&queue->ring) > 0)
-        io_uring_submit(&queue->ring);
+    if (!queue->uring || queue->plugged || io_uring_sq_ready(&queue->ring) == 0)
+        return;
+    io_uring_submit(&queue->ring);
+    /* A refusal (no memory for now) leaves entries in the ring, and maybe nothing that will end:
+     * block_queue_reap tries again. */
+    if (io_uring_sq_ready(&queue->ring) > 0)
+        signal_event(queue);
 }
 
 /* Prepares @slot's read or write for the kernel; false: not possible without a thread. */
