@@ -148,15 +148,15 @@ static int write_reftable(Qcow2 *q, uint64_t offset, const uint64_t *table, uint
     return result < 0 ? result : block_node_sync(q->node);
 }
 
-/* The old table goes once the header on the disk names the new one. */
-static int switch_reftable(Qcow2 *q, uint64_t offset, uint64_t *table, uint64_t entries)
+/* The old table goes once the header on the disk names the new one. Takes *table if that works. */
+static int switch_reftable(Qcow2 *q, uint64_t offset, uint64_t **table, uint64_t entries)
 {
     uint64_t old_offset = q->header.reftable_offset;
     uint64_t old_length = q->header.reftable_clusters * q->cluster_size;
     uint32_t old_clusters = q->header.reftable_clusters;
     int result = qcow2_cache_write(q, &q->refcounts);
     if (result == 0)
-        result = write_reftable(q, offset, table, entries);
+        result = write_reftable(q, offset, *table, entries);
     if (result < 0)
         return result;
     q->header.reftable_offset = offset;
@@ -168,7 +168,7 @@ static int switch_reftable(Qcow2 *q, uint64_t offset, uint64_t *table, uint64_t 
         return result;
     }
     g_free(q->reftable);
-    q->reftable = table;
+    q->reftable = g_steal_pointer(table);
     q->reftable_entries = entries;
     q->reftable_dirty_first = q->reftable_dirty_end = 0;
     return qcow2_refcount_add(q, old_offset, old_length, -1);
@@ -215,7 +215,7 @@ static int grow_reftable(Qcow2 *q, uint64_t needed)
     for (uint64_t b = 0; b < blocks; b++)
         qcow2_tables_add(q, host + (b << q->cluster_bits));
     g_mutex_unlock(&q->lock);
-    return switch_reftable(q, offset, g_steal_pointer(&table), entries);
+    return switch_reftable(q, offset, &table, entries);
 }
 
 /* Sees to it that @cluster has a refcount block. A new one is the first cluster it covers. */
