@@ -8,6 +8,7 @@
 
 #define RECORD_FIXED 40u
 #define EXTRA_MAX    1024u
+#define TABLE_MAX    MIB(64) /* ids and names are kept in memory */
 
 void qcow2_snapshots_free(Qcow2 *q)
 {
@@ -97,6 +98,9 @@ bool qcow2_snapshots_load(Qcow2 *q, GError **err)
         q->header.n_snapshots = i + 1;
         if (!load_one(q, &q->snapshots[i], &at, file_size, err))
             return false;
+        if (at - q->header.snapshots_offset > TABLE_MAX)
+            return lodge_fail(err, LODGE_ERROR_LIMIT,
+                              "%s: the snapshot table is longer than 64 MiB", q->node->path);
     }
     Qcow2Range table = {q->header.snapshots_offset, align_up(at, q->cluster_size)};
     g_array_append_val(q->fixed, table);
