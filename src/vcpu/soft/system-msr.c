@@ -384,8 +384,10 @@ bool soft_msr_write(SoftCpu *cpu, uint32_t index, uint64_t v)
     case MSR_GS_BASE:
         return base_write(cpu, SEG_GS, v);
     case MSR_TSC_AUX:
+        if (v >> 32)
+            return false;
         m->tsc_aux = (uint32_t)v;
-        return v >> 32 == 0;
+        return true;
     default:
         return write_vendor(index);
     }
