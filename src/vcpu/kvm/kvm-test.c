@@ -22,6 +22,7 @@ typedef struct Guest {
     unsigned n_writes;
     uint16_t port[8];
     uint64_t value[8], mmio_gpa, mmio_value;
+    int irq_fd; /* signalled when the guest writes to port 0x80 */
 } Guest;
 
 static uint64_t port_read(void *opaque, unsigned vcpu, uint16_t port, unsigned size)
@@ -36,6 +37,8 @@ static void port_write(void *opaque, unsigned vcpu, uint16_t port, unsigned size
         g->port[g->n_writes] = port;
         g->value[g->n_writes++] = value;
     }
+    if (port == 0x80)
+        g_assert_cmpint(eventfd_write(g->irq_fd, 1), ==, 0);
     if (port == 0xf4)
         g->vm->engine->kick(g->vcpu);
 }
@@ -154,6 +157,60 @@ static void test_dirty_log(void)
     guest_free(&g);
 }
 
+#define HANDLER (CODE + 0x100)
+#define IDT 0x2000u
+#define VECTOR 0x40u
+
+/* Flat 32-bit protected mode at CODE, with one interrupt gate. */
+static void enter_protected(Guest *g)
+{
+    g_autoptr(GError) err = NULL;
+    g_autofree VcpuState *state = g_new0(VcpuState, 1);
+    g_assert_true(vcpu_engine_kvm.get_state(g->vcpu, state, &err));
+    for (unsigned i = 0; i < SEG_COUNT; i++)
+        state->seg[i] = (VcpuSegment){.limit = UINT32_MAX, .attr = 0xc093, .selector = 0x10};
+    state->seg[SEG_CS] = (VcpuSegment){.limit = UINT32_MAX, .attr = 0xc09b, .selector = 8};
+    uint64_t gdt[] = {0, 0x00cf9b000000ffffull, 0x00cf93000000ffffull};
+    memcpy(g->ram + 0x3000, gdt, sizeof(gdt));
+    state->gdtr = (VcpuTable){.base = 0x3000, .limit = sizeof(gdt) - 1};
+    uint64_t gate = 0x00008e0000080000ull | HANDLER;
+    memcpy(g->ram + IDT + VECTOR * 8, &gate, sizeof(gate));
+    state->idtr = (VcpuTable){.base = IDT, .limit = 0x7ff};
+    state->cr0 |= 1;
+    state->rip = CODE;
+    state->rflags = 2;
+    state->gpr[GPR_RSP] = 0x8000;
+    state->activity = VCPU_RUNNING;
+    g_assert_true(vcpu_engine_kvm.set_state(g->vcpu, state, &err));
+}
+
+/* A descriptor that the guest makes the host signal raises the MSI of its route. */
+static void test_irqfd(void)
+{
+    static const uint8_t code[] = {0xc7, 0x05, 0xf0, 0x00, 0xe0, 0xfe, 0xff, 0x01, 0x00, 0x00,
+                                   0xe6, 0x80, 0xfb, 0xf4, 0xeb, 0xfd};
+    static const uint8_t handler[] = {0xb0, 0x07, 0xe6, 0xf4, 0xeb, 0xfe};
+    Guest g; /* mov [0xfee000f0],1ff; out 80,al; sti; hlt; jmp -1; handler: out f4,7; jmp $ */
+    if (!guest_new(&g))
+        return;
+    g_autoptr(GError) err = NULL;
+    unsigned route = 0;
+    g.irq_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    memcpy(g.ram + CODE, code, sizeof(code));
+    memcpy(g.ram + HANDLER, handler, sizeof(handler));
+    enter_protected(&g);
+    g_assert_true(vcpu_engine_kvm.add_irqfd(g.vm, g.irq_fd, 0xfee00000, VECTOR, &route, &err));
+    g_assert_cmpint(vcpu_engine_kvm.run(g.vcpu, &err), ==, VCPU_EXIT_KICK);
+    g_assert_no_error(err);
+    g_assert_cmpuint(g.n_writes, ==, 2);
+    g_assert_cmphex(g.value[1], ==, 7);
+    g_assert_true(vcpu_engine_kvm.del_irqfd(g.vm, g.irq_fd, route, &err));
+    g_assert_false(vcpu_engine_kvm.del_irqfd(g.vm, g.irq_fd, route, &err));
+    g_assert_error(err, LODGE_ERROR, LODGE_ERROR_INVALID);
+    close(g.irq_fd);
+    guest_free(&g);
+}
+
 static void test_state(void)
 {
     Guest g;
@@ -198,6 +255,7 @@ int main(int argc, char **argv)
     g_test_add_func("/kvm/ports", test_ports);
     g_test_add_func("/kvm/mmio-and-doorbell", test_mmio_and_doorbell);
     g_test_add_func("/kvm/dirty-log", test_dirty_log);
+    g_test_add_func("/kvm/irqfd", test_irqfd);
     g_test_add_func("/kvm/state", test_state);
     return g_test_run();
 }
