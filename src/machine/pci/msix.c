@@ -25,7 +25,8 @@ bool pci_msix_enabled(const PciDevice *pci)
 
 static bool masked(const PciDevice *pci, unsigned vector)
 {
-    return (control(pci) & MASK_ALL) || (pci->msix_table[vector * 16 + 12] & VECTOR_MASK);
+    return !pci_bus_master(pci) || (control(pci) & MASK_ALL) ||
+           (pci->msix_table[vector * 16 + 12] & VECTOR_MASK);
 }
 
 static void send(PciDevice *pci, unsigned vector)

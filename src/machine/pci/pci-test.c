@@ -266,6 +266,12 @@ static void test_msix(void)
     g_assert_false(pci_msix_enabled(&card->pci));
     config_set(m, bdf, control, 2, 0x8000);
     g_assert_true(pci_msix_enabled(&card->pci));
+    pci_msix_notify(&card->pci, 1); /* no bus master: the message waits */
+    g_assert_cmpint(lapic_acknowledge(m->irq.lapic, 0), ==, -1);
+    g_assert_cmphex(test_mmio_read(m, 0, table + 0x800, 8), ==, 2);
+    config_set(m, bdf, 4, 2, config(m, bdf, 4, 2) | 4);
+    g_assert_cmpint(lapic_acknowledge(m->irq.lapic, 0), ==, 0x71);
+    test_mmio_write(m, 0, LAYOUT_LAPIC_BASE + 0xb0, 4, 0);
     pci_msix_notify(&card->pci, 1);
     g_assert_cmpint(lapic_acknowledge(m->irq.lapic, 0), ==, 0x71);
     test_mmio_write(m, 0, LAYOUT_LAPIC_BASE + 0xb0, 4, 0);

@@ -152,7 +152,8 @@ void pci_config_write(PciDevice *pci, unsigned offset, unsigned size, uint32_t v
     }
     if (touches(offset, size, PCI_COMMAND, 2) || touches(offset, size, PCI_BAR0, 4 * PCI_BAR_COUNT))
         pci_update(pci);
-    if (pci->msix_offset && touches(offset, size, pci->msix_offset + 2u, 2))
+    if (pci->msix_offset && (touches(offset, size, pci->msix_offset + 2u, 2) ||
+                             touches(offset, size, PCI_COMMAND, 2)))
         pci_msix_config_written(pci);
     if (pci->config_written)
         pci->config_written(pci, offset, size);

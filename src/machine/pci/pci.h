@@ -58,6 +58,11 @@ bool pci_add_pcie_capability(PciDevice *pci, unsigned port_type);
 /* Table and PBA live in BAR @bar, which this creates (4 KiB-multiple MMIO). */
 bool pci_add_msix(PciDevice *pci, unsigned vectors, unsigned bar, GError **err);
 bool pci_msix_enabled(const PciDevice *pci);
+/* Whether it may access memory; MSI-X messages wait until it may. PCI Local Bus 3.0, 6.2.2. */
+static inline bool pci_bus_master(const PciDevice *pci)
+{
+    return pci->config[4] & 4;
+}
 /* Sends vector, or marks it pending while masked. Any thread (takes the machine lock if it must).
  */
 void pci_msix_notify(PciDevice *pci, unsigned vector);

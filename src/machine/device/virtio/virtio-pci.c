@@ -14,6 +14,7 @@
 /* One BAR holds every structure, a page each. */
 enum { BAR_INDEX = 4, BAR_SIZE = 0x4000, BAR_PAGE = 0x1000, MSIX_BAR_INDEX = 1 };
 enum { PAGE_COMMON, PAGE_ISR, PAGE_DEVICE, PAGE_NOTIFY };
+enum { PCI_COMMAND_LOW = 4 /* configuration register */ };
 enum { NOTIFY_MULTIPLIER = 4, MSI_NO_VECTOR = 0xffff };
 
 /* 4.1.4 Virtio Structure PCI Capabilities */
@@ -117,7 +118,8 @@ Virtqueue *virtio_add_queue(VirtioDevice *v, unsigned size)
 bool virtio_queue_usable(const VirtioDevice *v, unsigned index)
 {
     return (v->status & VIRTIO_STATUS_DRIVER_OK) && !(v->status & VIRTIO_STATUS_NEEDS_RESET) &&
-           !v->resetting && index < v->n_queues && v->queues[index].enabled;
+           !v->resetting && index < v->n_queues && v->queues[index].enabled &&
+           pci_bus_master(&v->pci);
 }
 
 bool virtio_paused(const VirtioDevice *v)
@@ -550,6 +552,10 @@ static void config_written(PciDevice *pci, unsigned offset, unsigned size)
 {
     VirtioDevice *v = (VirtioDevice *)pci;
     uint32_t at, length;
+    if (offset <= PCI_COMMAND_LOW && offset + size > PCI_COMMAND_LOW)
+        for (unsigned i = 0; i < v->n_queues; i++)
+            if (virtio_queue_usable(v, i)) /* doorbells that rang before it was bus master */
+                virtio_kick(v, i);
     if (touches_window(v, offset, size) && window(v, &at, &length)) {
         uint32_t value = le32_get(pci->config + v->cfg_window + CAP_EXTRA);
         bar_write(v, at, length, value & (0xffffffffu >> (32 - 8 * length)));

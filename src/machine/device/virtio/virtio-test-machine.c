@@ -376,6 +376,7 @@ bool pci_device_init(PciDevice *pci, const PciIds *ids, GError **err)
         if (m->pci[i].dev)
             continue;
         m->pci[i] = (TestPci){.dev = &pci->dev};
+        pci->config[4] = pci->write_mask[4] = 4; /* bus master */
         le16_put(pci->config, ids->vendor);
         le16_put(pci->config + 2, ids->device);
         pci->capability_end = 0x40;

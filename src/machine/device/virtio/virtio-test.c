@@ -247,6 +247,23 @@ static void test_rng(void)
     test_machine_free(m);
 }
 
+/* A device that is not bus master leaves memory alone, and forgets no doorbell. */
+static void test_bus_master(void)
+{
+    Machine *m = test_machine_new(RAM, 1);
+    Device *dev = new_device(m, &virtio_rng_type.base, "max-bytes=0");
+    TestQueue q;
+    start(dev, ring_features, &q, 1);
+    test_config_write(dev, 4, 2, 0);
+    test_add(&q, &(TestBuffer){DATA, 64, true}, 1);
+    test_kick(&q);
+    g_assert_false(test_used(&q, NULL, NULL));
+    test_config_write(dev, 4, 2, 4);
+    test_run(m, 0);
+    g_assert_true(test_used(&q, NULL, NULL));
+    test_machine_free(m);
+}
+
 /* ---- blk ---- */
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
@@ -844,6 +861,7 @@ int main(int argc, char **argv)
     g_test_add_func("/virtio/pci/queue-reset", test_queue_reset);
     g_test_add_func("/virtio/pci/state", test_state);
     g_test_add_func("/virtio/rng", test_rng);
+    g_test_add_func("/virtio/bus-master", test_bus_master);
     g_test_add_func("/virtio/blk/requests", test_blk);
     g_test_add_func("/virtio/blk/ranges", test_blk_ranges);
     g_test_add_func("/virtio/blk/read-only", test_blk_read_only);

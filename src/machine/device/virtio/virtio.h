@@ -121,7 +121,8 @@ static inline bool virtio_has(const VirtioDevice *v, unsigned feature)
 {
     return v->driver_features & VIRTIO_BIT(feature);
 }
-/* DRIVER_OK, not broken, not resetting and the queue is enabled: the device may use it. */
+/* DRIVER_OK, not broken, not resetting, bus master and the queue is enabled: the device may use it.
+ */
 bool virtio_queue_usable(const VirtioDevice *v, unsigned index);
 /* The machine is paused: do not touch guest memory for what comes from outside. */
 bool virtio_paused(const VirtioDevice *v);
