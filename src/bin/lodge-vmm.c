@@ -110,11 +110,9 @@ static int build_and_run(const VmmOptions *options, GError **err)
     if (options->pidfile && !write_pidfile(options->pidfile, &pid_fd, err))
         return EXIT_FAILURE;
     Machine *m = machine_new(options->config, err);
-    if (!m)
-        return EXIT_FAILURE;
     Monitor *monitor = NULL;
     int status = EXIT_FAILURE;
-    if (!options->qmp || (monitor = monitor_new(m, options->qmp, err)))
+    if (m && (!options->qmp || (monitor = monitor_new(m, options->qmp, err))))
         status = run(m, options, signal_fd, monitor, err);
     machine_free(m);
     if (pid_fd >= 0 && ftruncate(pid_fd, 0) < 0)

@@ -37,6 +37,9 @@ static bool apply_option(const CliCommand *command, int argc, char **argv, int *
         value = argv[++*i];
     }
     g_autoptr(GError) problem = NULL;
+    /* All of it ends in a domain document, and XML has no way to write other bytes. */
+    if (value && !g_utf8_validate(value, -1, NULL))
+        return lodge_fail(err, LODGE_ERROR_INVALID, "--%s: '%s' is not UTF-8", option->name, value);
     if (option->apply(state, value, &problem))
         return true;
     return lodge_fail(err, LODGE_ERROR_INVALID, "--%s: %s", option->name, problem->message);

@@ -64,11 +64,12 @@ static char *next_piece(const char **text)
     return g_string_free(piece, FALSE);
 }
 
-/* qcow2's magic is "QFI\xfb" (QEMU's docs/interop/qcow2.txt, "Header"); all else is raw. */
+/* qcow2's magic is "QFI\xfb" (QEMU's docs/interop/qcow2.txt, "Header"); all else is raw.
+ * O_NONBLOCK: a FIFO must not hold up the start. */
 static bool probe_format(RunDisk *disk, GError **err)
 {
     uint8_t magic[4] = {0};
-    int fd = open(disk->path, O_RDONLY | O_CLOEXEC);
+    int fd = open(disk->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return lodge_fail_errno(err, errno, "cannot open '%s'", disk->path);
     ssize_t n = read(fd, magic, sizeof(magic));
@@ -94,7 +95,8 @@ static bool set_disk_option(RunDisk *disk, const char *piece, GError **err)
     size_t length = equals ? (size_t)(equals - piece) : strlen(piece);
     for (unsigned i = 0; equals && i < G_N_ELEMENTS(keys); i++) {
         if (strlen(keys[i].key) == length && strncmp(keys[i].key, piece, length) == 0) {
-            g_free(*keys[i].slot);
+            if (*keys[i].slot)
+                return lodge_fail(err, LODGE_ERROR_INVALID, "%s= is given twice", keys[i].key);
             *keys[i].slot = g_strdup(equals + 1);
             return true;
         }

@@ -51,14 +51,21 @@ static bool set_vcpus(void *state, const char *value, GError **err)
     return true;
 }
 
+static bool set_path(char **slot, const char *value, GError **err)
+{
+    if (!*value)
+        return lodge_fail(err, LODGE_ERROR_INVALID, "a path is missing");
+    return set_string(slot, value);
+}
+
 static bool set_kernel(void *state, const char *value, GError **err)
 {
-    return set_string(&((RunOptions *)state)->kernel, value);
+    return set_path(&((RunOptions *)state)->kernel, value, err);
 }
 
 static bool set_initrd(void *state, const char *value, GError **err)
 {
-    return set_string(&((RunOptions *)state)->initrd, value);
+    return set_path(&((RunOptions *)state)->initrd, value, err);
 }
 
 static bool set_cmdline(void *state, const char *value, GError **err)

@@ -131,13 +131,16 @@ static bool disk_is_refused(Plan *plan, const DomainDevice *device, const char *
     bool local = !*type || strcmp(type, "file") == 0 || strcmp(type, "block") == 0;
     bool virtio =
         strcmp(bus, "virtio") == 0 || (!*bus && g_str_has_prefix(disk->target->dev, "vd"));
+    g_autofree char *unknown_format = g_strdup_printf(
+        "image format '%.40s' is not built yet; use raw or qcow2 (lodge-img converts)",
+        driver && driver->type ? driver->type : "");
     const Refusal refusals[] = {
         {!plain, "only device='disk' is built yet; remove the drive from the document"},
         {plain && !virtio, "this bus is not built yet; use bus='virtio' (target dev='vda' ...)"},
         {plain && !local, "disks that are not files or block devices are not built yet"},
         {plain && local && !path, "there is no <source file='...'/>"},
         {driver && driver->type && !is_one_of(driver->type, formats),
-         "this image format is not built yet; use raw or qcow2 (lodge-img converts)"},
+         unknown_format},
         {disk->model && strcmp(disk->model, "virtio") != 0 &&
              strcmp(disk->model, "virtio-non-transitional") != 0,
          "only modern virtio is built; use model='virtio'"},

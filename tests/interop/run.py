@@ -261,6 +261,16 @@ def broken_image_is_an_error():
 
 
 @test
+def a_fifo_is_no_disk_and_does_not_hang():
+    guest = Guest(IDLE)
+    os.mkfifo(guest.path("fifo"))
+    done = guest.run("--kernel", guest.path("kernel"), "--disk", guest.path("fifo"))
+    assert done.returncode == 1 and guest.path("fifo") in done.stderr, done
+    done = guest.run("--kernel", guest.path("kernel"), "--console", guest.path("fifo"))
+    assert done.returncode == 1 and guest.path("fifo") in done.stderr, done
+
+
+@test
 def other_commands():
     def lodge(*words):
         return subprocess.run([LODGE, *words], capture_output=True, text=True, timeout=LIMIT_S)

@@ -95,6 +95,7 @@ static void make_bzimage(uint8_t *k)
     memcpy(k + 0x202, "HdrS", 4);
     le16_put(k + 0x206, 0x020f);
     k[0x211] = 1;
+    le32_put(k + 0x1f4, BZ_PAYLOAD / 16);
     le32_put(k + 0x22c, 0x7fffffff);
     le32_put(k + 0x230, 0x200000);
     k[0x234] = 1;
@@ -166,6 +167,8 @@ static void test_bzimage_refused(Fixture *f, gconstpointer unused)
     make_bzimage(k);
     set_file(&f->image.kernel, k, BZ_SETUP, "vmlinuz");
     load(f, "cut short");
+    set_file(&f->image.kernel, k, BZ_SETUP + BZ_PAYLOAD - 16, "vmlinuz");
+    load(f, "should have");
     k[0x1f1] = 200;
     set_file(&f->image.kernel, k, sizeof(k), "vmlinuz");
     load(f, "cut short");

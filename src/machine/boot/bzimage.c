@@ -14,6 +14,7 @@
 /* Offsets in the first sectors of the file, and alike in the zero page. */
 #define HEADER_START     0x1f1
 #define SETUP_SECTS      0x1f1
+#define SYSSIZE 0x1f4 /* 32-bit code and data in paragraphs, rounded up */
 #define BOOT_FLAG        0x1fe
 #define HEADER_JUMP      0x201 /* the header ends this many bytes after 0x202 */
 #define MAGIC            0x202
@@ -41,6 +42,7 @@
 #define E820_ENTRY_SIZE 20
 
 #define SECTOR              512u
+#define PARAGRAPH 16u
 #define MAGIC_HDRS          0x53726448u
 #define LOADED_HIGH         0x01u
 #define XLF_KERNEL_64       0x01u
@@ -109,6 +111,12 @@ static bool bzimage_parse(const BootImage *image, BzImage *bz, GError **err)
                           " bytes",
                           image->kernel.path, bz->setup_size);
     bz->payload_size = image->kernel.size - bz->setup_size;
+    uint64_t wanted = (uint64_t)le32_get(bz->head + SYSSIZE) * PARAGRAPH;
+    if (bz->payload_size + PARAGRAPH - 1 < wanted)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                          "kernel '%s' is cut short: it has %" G_GUINT64_FORMAT
+                          " bytes and should have %" G_GUINT64_FORMAT,
+                          image->kernel.path, image->kernel.size, bz->setup_size + wanted);
     bz->entry64 = bz->version >= 0x20c && (le16_get(bz->head + XLOADFLAGS) & XLF_KERNEL_64);
     if (bz->entry64 && bz->payload_size < ENTRY_64_OFFSET + 16)
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "kernel '%s' is cut short at its 64-bit entry",
