@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/standard-fds.h"
 #include "bin/vmm-options.h"
 #include "bin/vmm-sandbox.h"
 #include "machine/machine.h"
@@ -122,6 +123,8 @@ static int build_and_run(const VmmOptions *options, GError **err)
 
 int main(int argc, char **argv)
 {
+    if (!standard_fds_open())
+        return EXIT_FAILURE;
     g_autoptr(GError) error = NULL;
     log_set_program("lodge-vmm");
     g_autoptr(VmmOptions) options = vmm_options_parse(argc, argv, &error);

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* lodge: the command line. */
+#include <stdlib.h>
+
+#include "base/standard-fds.h"
 #include "cli/cli.h"
 
 int main(int argc, char **argv)
 {
+    if (!standard_fds_open())
+        return EXIT_FAILURE;
     return cli_main(argc, argv);
 }

@@ -271,6 +271,22 @@ def a_fifo_is_no_disk_and_does_not_hang():
 
 
 @test
+def closed_descriptors_are_not_taken_for_others():
+    guest = Guest(IDLE)
+    with subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&-', "sh", LODGE, "run", guest.path("guest.xml")],
+                          stderr=subprocess.PIPE) as started:
+        wait_for(lambda: children(started.pid), "lodge-vmm")
+        time.sleep(0.3)
+        started.terminate()
+        assert started.wait(LIMIT_S) in (0, 1)
+    guest.write("disk.raw", b"\0" * 512)
+    subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", LODGE, "image", "info", "-f", "raw", guest.path("disk.raw")],
+                   timeout=LIMIT_S, stderr=subprocess.DEVNULL)
+    with open(guest.path("disk.raw"), "rb") as f:
+        assert f.read() == b"\0" * 512
+
+
+@test
 def other_commands():
     def lodge(*words):
         return subprocess.run([LODGE, *words], capture_output=True, text=True, timeout=LIMIT_S)
