@@ -3,7 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
+
+#include "base/log.h"
 
 bool standard_fds_open(void)
 {
@@ -15,4 +19,14 @@ bool standard_fds_open(void)
             return false;
     }
     return true;
+}
+
+int standard_output_end(int status)
+{
+    bool failed = ferror(stdout);
+    errno = 0;
+    if (fflush(stdout) == 0 && !failed)
+        return status;
+    log_error("cannot write to standard output: %s", strerror(errno ? errno : EIO));
+    return status ? status : 1;
 }

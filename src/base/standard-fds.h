@@ -10,3 +10,5 @@
  * False with errno if that fails.
  */
 bool standard_fds_open(void);
+/* What main() returns: @status, or after a failed write to standard output a message and at least 1. */
+int standard_output_end(int status);

@@ -2,6 +2,7 @@
 /* Disk images on the command line. */
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "base/standard-fds.h"
 #include "cli/image/image.h"
 
@@ -9,5 +10,6 @@ int main(int argc, char **argv)
 {
     if (!standard_fds_open())
         return EXIT_FAILURE;
-    return image_main(argc, argv);
+    log_set_program("lodge-img");
+    return standard_output_end(image_main(argc, argv));
 }

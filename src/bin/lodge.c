@@ -9,5 +9,5 @@ int main(int argc, char **argv)
 {
     if (!standard_fds_open())
         return EXIT_FAILURE;
-    return cli_main(argc, argv);
+    return standard_output_end(cli_main(argc, argv));
 }

@@ -295,6 +295,9 @@ def other_commands():
     assert lodge("run", "--help").stdout == lodge("help", "run").stdout
     assert lodge("fly").returncode == 1 and "there is no command 'fly'" in lodge("fly").stderr
     assert lodge().returncode == 1
+    with open("/dev/full", "wb") as full:
+        failed = subprocess.run([LODGE, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+    assert failed.returncode == 1 and "standard output" in failed.stderr, failed
     shown = lodge("image", "--help")
     assert shown.returncode == 0 and "convert" in shown.stdout, shown
 
