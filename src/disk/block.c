@@ -87,11 +87,12 @@ static bool choose_format(BlockNode *node, const BlockOpen *options, GError **er
 {
     if (options->format) {
         node->format = block_format_find(options->format);
-        if (!node->format)
-            return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                              "%s: the format \"%s\" is not supported; raw and qcow2 are",
-                              options->path, options->format);
-        return true;
+        if (node->format)
+            return true;
+        g_autofree char *names = block_format_names();
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: the format \"%s\" is not supported; %s are", options->path,
+                          options->format, names);
     }
     uint8_t head[PROBE_BYTES];
     int result = block_file_read(node->file, 0, head, sizeof(head));

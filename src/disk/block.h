@@ -19,7 +19,7 @@ typedef int (*BlockOpener)(void *opaque, const char *path, int open_flags);
 
 typedef struct BlockOpen {
     const char *path;
-    const char *format; /* "raw", "qcow2"; NULL: probe (a raw image found by probing is opened
+    const char *format; /* "raw", "qcow2", ...; NULL: probe (a raw image found by probing is opened
                            read-only at sector 0, as QEMU does) */
     bool read_only;
     bool shared;        /* do not take QEMU-compatible locks (force-share) */

@@ -44,10 +44,12 @@ const char *const *block_create_options(const char *format)
 bool block_create(const BlockCreate *create, GError **err)
 {
     const BlockFormat *format = block_format_find(create->format);
-    if (!format)
+    if (!format || !format->create) {
+        g_autofree char *names = block_format_names();
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "the format \"%s\" is not supported; raw and qcow2 are",
-                          create->format);
+                          "new images of format \"%s\" are not supported; the formats are %s",
+                          create->format, names);
+    }
     bool raw = !strcmp(format->name, "raw");
     if (raw && create->backing)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
@@ -102,6 +104,10 @@ bool block_resize(BlockNode *node, uint64_t size, GError **err)
     if (size > INT64_MAX - MIB(4))
         return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: a size of %" G_GUINT64_FORMAT " bytes",
                           node->path, size);
+    if (!node->format->resize)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: Image format driver does not support resize: its format is \"%s\"",
+                          node->path, node->format->name);
     return node->format->resize(node, size, err);
 }
 

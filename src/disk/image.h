@@ -36,6 +36,9 @@ typedef struct BlockCreate {
     bool preallocate_metadata;
     const char *compression;   /* "zlib", "zstd" */
     const char *backing, *backing_format;
+    bool static_blocks;        /* vdi: every block has its place from the start */
+    const char *subformat;     /* vpc: "dynamic", "fixed" */
+    bool force_size;           /* vpc: the size to the byte, not the next a geometry has */
 } BlockCreate;
 
 /* The file must not be in use; what it held is lost. */

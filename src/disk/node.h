@@ -69,6 +69,7 @@ struct BlockNode {
 
 extern const BlockFormat *const block_formats[]; /* ends with NULL */
 const BlockFormat *block_format_find(const char *name);
+char *block_format_names(void); /* "a, b and c", for a message; to be freed */
 /* The format of @file by its first bytes; raw when no other claims it. */
 const BlockFormat *block_format_probe(const uint8_t *head, size_t length);
 

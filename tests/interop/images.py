@@ -229,7 +229,7 @@ def bad_options():
                                    ("qcow2", ["-b", path], "backing format"),
                                    ("raw", ["-o", "cluster_size=4k"], "cluster_size"),
                                    ("raw", ["-u", "-b", "x", "-F", "raw"], "backing"),
-                                   ("vdi", [], "vdi")):
+                                   ("vmdk", [], "vmdk")):
             said = tap.run([LODGE, "create", "-q", "-f", fmt, *options, path, "1M"], 1)
             tap.check(word in said, f"no '{word}' in: {said}")
             tap.check(path.read_text() == "precious", f"{options}: the file was overwritten")

@@ -24,9 +24,9 @@ static void put(json_t *root, const char *name, uint64_t value)
 
 static void print_json(BlockNode *node, const BlockCheck *c)
 {
-    json_t *root = json_pack("{s:s, s:s, s:I, s:I}", "filename", block_path(node), "format",
-                             block_format(node), "check-errors", (json_int_t)c->errors,
-                             "image-end-offset", (json_int_t)c->image_end);
+    json_t *root = json_pack("{s:s, s:s, s:I}", "filename", block_path(node), "format",
+                             block_format(node), "check-errors", (json_int_t)c->errors);
+    put(root, "image-end-offset", c->image_end);
     put(root, "corruptions", c->corruptions);
     put(root, "leaks", c->leaks);
     put(root, "corruptions-fixed", c->corruptions_fixed);

@@ -55,7 +55,13 @@ static bool parse_one(const char *path, const char *name, const char *value, Blo
         return parse_compat(path, value, &create->version);
     if (!strcmp(name, "lazy_refcounts"))
         return parse_switch(path, name, value, &create->lazy_refcounts);
-    if (!strcmp(name, "compression_type"))
+    if (!strcmp(name, "static"))
+        return parse_switch(path, name, value, &create->static_blocks);
+    if (!strcmp(name, "force_size"))
+        return parse_switch(path, name, value, &create->force_size);
+    if (!strcmp(name, "subformat"))
+        create->subformat = value;
+    else if (!strcmp(name, "compression_type"))
         create->compression = value;
     else if (!strcmp(name, "backing_file"))
         create->backing = value;
@@ -116,6 +122,12 @@ static void announce(const BlockCreate *c)
     if (!strcmp(c->format, "qcow2"))
         printf(" compression_type=%s", c->compression ? c->compression : "zlib");
     printf(" size=%" G_GUINT64_FORMAT, c->size);
+    if (!strcmp(c->format, "vdi"))
+        printf(" static=%s", c->static_blocks ? "on" : "off");
+    if (c->subformat)
+        printf(" subformat=%s", c->subformat);
+    if (c->force_size)
+        printf(" force_size=on");
     if (c->version)
         printf(" compat=%s", c->version == 2 ? "0.10" : "1.1");
     if (c->backing)

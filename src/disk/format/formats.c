@@ -6,6 +6,8 @@
 /* One row a format; raw, which anything can be, comes last. */
 const BlockFormat *const block_formats[] = {
     &block_format_qcow2,
+    &block_format_vdi,
+    &block_format_vpc,
     &block_format_raw,
     NULL,
 };
@@ -17,6 +19,17 @@ const BlockFormat *block_format_find(const char *name)
             return *f;
     }
     return NULL;
+}
+
+char *block_format_names(void)
+{
+    GString *names = g_string_new(NULL);
+    for (const BlockFormat *const *f = block_formats; *f; f++) {
+        if (names->len)
+            g_string_append(names, f[1] ? ", " : " and ");
+        g_string_append(names, (*f)->name);
+    }
+    return g_string_free(names, FALSE);
 }
 
 const BlockFormat *block_format_probe(const uint8_t *head, size_t length)

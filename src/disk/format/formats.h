@@ -6,3 +6,5 @@
 
 extern const BlockFormat block_format_qcow2;
 extern const BlockFormat block_format_raw;
+extern const BlockFormat block_format_vdi;
+extern const BlockFormat block_format_vpc;
