@@ -126,9 +126,8 @@ static int run(int argc, char **argv)
                 return image_fail("-r expects leaks or all, not '%s'", optarg);
             break;
         case 'O':
-            json = !strcmp(optarg, "json");
-            if (!json && strcmp(optarg, "human"))
-                return image_fail("--output must be used with human or json as argument.");
+            if (!image_parse_output(optarg, &json))
+                return 1;
             break;
         default:
             return image_bad_option("check", argv);

@@ -39,6 +39,16 @@ int image_bad_option(const char *command, char **argv)
                       command, given, program);
 }
 
+bool image_parse_output(const char *text, bool *json)
+{
+    *json = !strcmp(text, "json");
+    if (!*json && strcmp(text, "human")) {
+        image_fail("--output must be used with human or json as argument.");
+        return false;
+    }
+    return true;
+}
+
 bool image_parse_size(const char *text, uint64_t *size)
 {
     static const char suffixes[] = "bkmgtpe";

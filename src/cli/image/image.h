@@ -25,6 +25,8 @@ int image_fail(const char *format, ...) G_GNUC_PRINTF(1, 2);
 int image_bad_option(const char *command, char **argv);
 /* "10G", "0x1000", "4k"; false when it is no size. */
 bool image_parse_size(const char *text, uint64_t *size);
+/* The argument of --output; false after a message. */
+bool image_parse_output(const char *text, bool *json);
 /* "64 MiB" as qemu-img writes it. Free it. */
 char *image_size_text(uint64_t size);
 

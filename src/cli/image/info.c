@@ -172,9 +172,8 @@ static int run(int argc, char **argv)
             open.no_backing = false;
             break;
         case 'O':
-            json = !strcmp(optarg, "json");
-            if (!json && strcmp(optarg, "human"))
-                return image_fail("--output must be used with human or json as argument.");
+            if (!image_parse_output(optarg, &json))
+                return 1;
             break;
         default:
             return image_bad_option("info", argv);

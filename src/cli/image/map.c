@@ -112,9 +112,8 @@ static int run(int argc, char **argv)
                                   option == 's' ? "start offset" : "maximum length", optarg);
             break;
         case 'O':
-            json = !strcmp(optarg, "json");
-            if (!json && strcmp(optarg, "human"))
-                return image_fail("--output must be used with human or json as argument.");
+            if (!image_parse_output(optarg, &json))
+                return 1;
             break;
         default:
             return image_bad_option("map", argv);
