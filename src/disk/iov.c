@@ -81,11 +81,3 @@ bool block_iov_aligned(const struct iovec *iov, int n, uint64_t alignment)
         bits |= (uintptr_t)iov[i].iov_base | iov[i].iov_len;
     return (bits & (alignment - 1)) == 0;
 }
-
-bool block_is_zero(const void *p, size_t length)
-{
-    const unsigned char *bytes = p;
-    if (length == 0)
-        return true;
-    return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
-}

@@ -28,6 +28,3 @@ void block_iov_zero(const struct iovec *iov, int n, uint64_t skip, uint64_t leng
 
 /* True when every base and length of @iov is a multiple of @alignment (a power of two). */
 bool block_iov_aligned(const struct iovec *iov, int n, uint64_t alignment);
-
-/* True when all of @length bytes at @p are zero. */
-bool block_is_zero(const void *p, size_t length);

@@ -229,11 +229,6 @@ void io_region_free(IoRegion *region)
     g_free(region);
 }
 
-uint64_t io_region_base(const IoRegion *region)
-{
-    return region->base;
-}
-
 bool io_region_enabled(const IoRegion *region)
 {
     return region->enabled;

@@ -141,11 +141,6 @@ bool machine_dma_write(Machine *m, uint64_t gpa, const void *from, uint64_t leng
     return true;
 }
 
-int machine_ram_fd(Machine *m)
-{
-    return m->ram_fd;
-}
-
 uint64_t machine_low_ram(Machine *m)
 {
     return m->low_ram;

@@ -170,8 +170,7 @@ void *machine_ram(Machine *m, uint64_t gpa, uint64_t length);
 void machine_ram_dirty(Machine *m, uint64_t gpa, uint64_t length);
 bool machine_dma_read(Machine *m, uint64_t gpa, void *to, uint64_t length);
 bool machine_dma_write(Machine *m, uint64_t gpa, const void *from, uint64_t length);
-/* The RAM memfd and its layout: low memory at 0 up to machine_low_ram, the rest from 4 GiB. */
-int machine_ram_fd(Machine *m);
+/* The layout of RAM: low memory at 0 up to machine_low_ram, the rest from 4 GiB. */
 uint64_t machine_low_ram(Machine *m);
 /* A read-only piece (option ROM, ACPI tables go to RAM instead). @size page aligned. */
 bool machine_add_rom(Machine *m, uint64_t gpa, const void *data, uint64_t size, GError **err);
@@ -201,7 +200,6 @@ int machine_current_vcpu(void);
 bool io_region_add_ioeventfd(IoRegion *region, uint64_t offset, unsigned size, int fd);
 /* After this returns, @fd is not touched any more. */
 void io_region_del_ioeventfd(IoRegion *region, uint64_t offset, unsigned size);
-uint64_t io_region_base(const IoRegion *region);
 bool io_region_enabled(const IoRegion *region);
 
 /* ---- host sides

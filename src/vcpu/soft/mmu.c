@@ -302,15 +302,6 @@ bool soft_translate_try(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned ac
     return true;
 }
 
-SoftTranslation soft_translate(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned access)
-{
-    SoftTranslation t;
-    uint32_t error;
-    if (!soft_translate_try(cpu, linear, mmu, access, &t, &error))
-        soft_raise_pf(cpu, linear, error);
-    return t;
-}
-
 uint64_t soft_fetch_translate(SoftCpu *cpu, uint64_t linear, const uint8_t **host)
 {
     struct SoftMmu *m = cpu->mmu_private;

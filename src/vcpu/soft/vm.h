@@ -230,8 +230,6 @@ void soft_mmu_free(SoftCpu *cpu);
 /* False with a #PF error code; no address but a canonical one may come here. */
 bool soft_translate_try(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned access,
                         SoftTranslation *t, uint32_t *error);
-/* Raises the fault instead. */
-SoftTranslation soft_translate(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned access);
 /* Drops write tags of the page at @gpa (or of all pages). */
 void soft_tlb_protect(SoftCpu *cpu, uint64_t gpa, bool all);
 /* Forgets everything, RAM slots included. */
