@@ -12,7 +12,7 @@ _lodge_run() {
     --qmp) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
     *)
         case $current in
-        -*) mapfile -t COMPREPLY < <(compgen -W '--disk --memory --vcpus --kernel --initrd --cmdline --engine --net --mac --console --qmp --name --uuid --dry-run --verbose --help' -- "$current") ;;
+        -*) mapfile -t COMPREPLY < <(compgen -W '--disk --memory --vcpus --kernel --initrd --cmdline --engine --net --mac --console --qmp --name --uuid --test-devices --dry-run --verbose --help' -- "$current") ;;
         *) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
         esac ;;
     esac

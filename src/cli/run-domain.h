@@ -15,7 +15,7 @@ typedef struct RunOptions {
     uint64_t memory_kib; /* 0: not given */
     unsigned n_vcpus;    /* 0: not given */
     GPtrArray *disks;    /* of RunDisk */
-    bool dry_run, verbose;
+    bool dry_run, verbose, test_devices;
 } RunOptions;
 
 RunOptions *run_options_new(void);

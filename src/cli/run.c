@@ -133,6 +133,11 @@ static bool set_dry_run(void *state, const char *value, GError **err)
     return ((RunOptions *)state)->dry_run = true;
 }
 
+static bool set_test_devices(void *state, const char *value, GError **err)
+{
+    return ((RunOptions *)state)->test_devices = true;
+}
+
 static bool set_verbose(void *state, const char *value, GError **err)
 {
     return ((RunOptions *)state)->verbose = true;
@@ -162,6 +167,10 @@ const CliOption cli_run_options[] = {
     {"qmp", "SOCKET", CLI_VALUE_FILE, "serve QMP on a UNIX socket made at this path", set_qmp},
     {"name", "NAME", CLI_VALUE_ANY, "the guest's name", set_name},
     {"uuid", "UUID", CLI_VALUE_ANY, "the guest's UUID", set_uuid},
+    {"test-devices", NULL, CLI_VALUE_ANY,
+     "give the guest the devices that images of the kvm-unit-tests use; the exit status is then the "
+     "guest's own, (V << 1) | 1",
+     set_test_devices},
     {"dry-run", NULL, CLI_VALUE_ANY, "print the domain XML that all this means, and start nothing",
      set_dry_run},
     {"verbose", NULL, CLI_VALUE_ANY, "say also what was left out, and how lodge-vmm is started",
@@ -220,7 +229,8 @@ static void catch_signals(void)
     signal(SIGQUIT, SIG_IGN);
 }
 
-static int wait_for(pid_t pid, const Domain *domain)
+/* @own_status: the guest chooses the exit status (isa-debug-exit). */
+static int wait_for(pid_t pid, const Domain *domain, bool own_status)
 {
     int status;
     while (waitpid(pid, &status, 0) < 0)
@@ -232,13 +242,14 @@ static int wait_for(pid_t pid, const Domain *domain)
                   WTERMSIG(status), strsignal(WTERMSIG(status)));
         return EXIT_FAILURE;
     }
-    if (WEXITSTATUS(status) == 0)
-        return EXIT_SUCCESS;
+    if (WEXITSTATUS(status) == 0 || own_status)
+        return WEXITSTATUS(status);
     log_error("guest '%s': lodge-vmm ended with status %d", domain->name, WEXITSTATUS(status));
     return EXIT_FAILURE;
 }
 
-static int run_guest(const Domain *domain, const LaunchPlan *plan, bool verbose, GError **err)
+static int run_guest(const Domain *domain, const LaunchPlan *plan, const RunOptions *options,
+                     GError **err)
 {
     struct termios terminal;
     bool on_terminal = isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &terminal) == 0;
@@ -246,7 +257,7 @@ static int run_guest(const Domain *domain, const LaunchPlan *plan, bool verbose,
     g_autofree char *vmm = launch_find_vmm(err);
     if (!vmm)
         return EXIT_FAILURE;
-    if (verbose) {
+    if (options->verbose) {
         g_autofree char *line = launch_command_line(vmm, plan->argv);
         log_info("starting %s", line);
     }
@@ -254,7 +265,7 @@ static int run_guest(const Domain *domain, const LaunchPlan *plan, bool verbose,
     if (!launch_spawn(vmm, plan->argv, &pid, err))
         return EXIT_FAILURE;
     child_pid = pid;
-    int status = wait_for(pid, domain);
+    int status = wait_for(pid, domain, options->test_devices);
     /* A process that crashed leaves the terminal raw. */
     if (on_terminal)
         tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
@@ -272,6 +283,11 @@ static int run_options(const RunOptions *options, GError **err)
     g_autoptr(Domain) domain = run_domain(options, err);
     if (!domain)
         return EXIT_FAILURE;
+    if (options->dry_run && options->test_devices) {
+        lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                   "--test-devices: a document cannot say this, so --dry-run cannot print it");
+        return EXIT_FAILURE;
+    }
     if (options->dry_run) {
         g_autofree char *xml = domain_format(domain);
         fputs(xml, stdout);
@@ -279,7 +295,8 @@ static int run_options(const RunOptions *options, GError **err)
     }
     g_autofree char *qmp = options->qmp ? g_strconcat("unix:", options->qmp, NULL) : NULL;
     /* The guest process says in its one line of --verbose which engine it took and why. */
-    LaunchOptions launch = {.qmp = qmp, .terminal_console = true, .verbose = true};
+    LaunchOptions launch = {.qmp = qmp, .terminal_console = true, .verbose = true,
+                            .test_devices = options->test_devices};
     g_autoptr(LaunchPlan) plan = launch_plan_new(domain, &launch, err);
     if (!plan)
         return EXIT_FAILURE;
@@ -287,7 +304,7 @@ static int run_options(const RunOptions *options, GError **err)
     say_lines(plan->notes, LOG_LEVEL_INFO);
     if (!check_files(domain, err))
         return EXIT_FAILURE;
-    return run_guest(domain, plan, options->verbose, err);
+    return run_guest(domain, plan, options, err);
 }
 
 int cli_run(const CliCommand *command, int argc, char **argv)

@@ -142,6 +142,21 @@ static void test_absolute_clock(void)
     g_assert_not_reached();
 }
 
+static void test_test_devices(void)
+{
+    g_autoptr(Domain) domain = domain_new("g", 65536, 1);
+    domain->os->kernel = g_strdup("/k");
+    for (unsigned wanted = 0; wanted < 2; wanted++) {
+        LaunchOptions options = {.test_devices = wanted};
+        g_autoptr(GError) err = NULL;
+        g_autoptr(LaunchPlan) plan = launch_plan_new(domain, &options, &err);
+        g_assert_no_error(err);
+        g_autofree char *line = g_strjoinv(" ", (char **)plan->argv->pdata);
+        g_assert_cmpint(strstr(line, "isa-debug-exit") != NULL, ==, wanted);
+        g_assert_cmpint(strstr(line, "--device pc-testdev") != NULL, ==, wanted);
+    }
+}
+
 static void test_process(void)
 {
     g_autoptr(GError) err = NULL;
@@ -172,6 +187,7 @@ int main(int argc, char **argv)
     g_test_add_func("/launch/nothing-is-silent", test_nothing_is_silent);
     g_test_add_func("/launch/engine", test_engine);
     g_test_add_func("/launch/absolute-clock", test_absolute_clock);
+    g_test_add_func("/launch/test-devices", test_test_devices);
     g_test_add_func("/launch/process", test_process);
     int status = g_test_run();
     g_free(golden_dir);

@@ -95,6 +95,16 @@ static void add_devices(Plan *plan, GPtrArray *list)
     g_ptr_array_unref(list);
 }
 
+/* ---- test devices */
+
+/* Where images of the kvm-unit-tests look for them. */
+static void add_test_devices(Plan *plan)
+{
+    plan_option(plan, "--device", "pc-testdev");
+    plan_option(plan, "--device", "fw-cfg");
+    plan_option(plan, "--device", "isa-debug-exit,iobase=0xf4,iosize=4");
+}
+
 /* ---- the plan */
 
 static bool refuse_all(const Plan *plan, GError **err)
@@ -134,6 +144,8 @@ LaunchPlan *launch_plan_new(const Domain *domain, const LaunchOptions *options, 
     add_devices(&plan, plan.placed);
     add_devices(&plan, plan.others);
     warn_unknown(&plan);
+    if (options->test_devices)
+        add_test_devices(&plan);
     if (options->qmp)
         plan_option(&plan, "--qmp", options->qmp);
     if (options->paused)

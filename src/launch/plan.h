@@ -13,6 +13,7 @@ typedef struct LaunchOptions {
     bool terminal_console; /* the first pty serial or console is this process's standard
                               input/output */
     bool paused;
+    bool test_devices; /* what images of the kvm-unit-tests expect; no part of a document */
     bool verbose;
 } LaunchOptions;
 

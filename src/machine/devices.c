@@ -25,6 +25,8 @@ const DeviceType *const device_types[] = {
     &isa_serial_device_type,
     &debugcon_device_type,
     &isa_debug_exit_device_type,
+    &pc_testdev_device_type,
+    &fw_cfg_device_type,
     &virtio_blk_type.base,
     &virtio_net_type.base,
     &virtio_serial_type.base,

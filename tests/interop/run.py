@@ -17,7 +17,7 @@ import termios
 import time
 
 sys.dont_write_bytecode = True
-from vmm_guest import COM1, ECHO, IDLE, POWER_OFF, RESET, image, text  # noqa: E402
+from vmm_guest import COM1, ECHO, IDLE, POWER_OFF, RESET, image, out8, text  # noqa: E402
 
 LODGE, SOURCE = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 LIMIT_S = 20
@@ -215,6 +215,16 @@ def guest_ends_with_its_parent():
     process.kill()
     process.communicate()
     wait_for(lambda: not os.path.exists(f"/proc/{child}"), "the end of lodge-vmm")
+
+
+@test
+def test_devices_give_the_guest_the_exit_status():
+    for value in (0, 3, 0x30):
+        guest = Guest(out8(0xE0, 9) + b"\xe4\xe0" + b"\x04" + bytes([(value - 9) & 0xFF]) + b"\xe6\xf4" + IDLE)
+        options = ["--kernel", guest.path("kernel"), "--memory", "16M", "--net", "none", "--engine", "soft"]
+        done = guest.run(*options, "--test-devices")
+        assert done.returncode == (value << 1 | 1), done
+        expect_error(guest.run(*options, "--test-devices", "--dry-run"), "--test-devices")
 
 
 @test

@@ -361,6 +361,49 @@ static void test_debug_ports(Fixture *f, gconstpointer unused)
     g_assert_cmpint(f->events[MACHINE_EVENT_SHUTDOWN], ==, 1);
 }
 
+static void test_testdev(Fixture *f, gconstpointer unused)
+{
+    add(f, &pc_testdev_device_type, "", NULL);
+    test_out(f->m, 0xe0, 4, 0x44332211);
+    g_assert_cmphex(test_in(f->m, 0xe1, 1), ==, 0x22);
+    test_out(f->m, 0xe2, 2, 0xbbaa);
+    g_assert_cmphex(test_in(f->m, 0xe0, 4), ==, 0xbbaa2211);
+    test_out(f->m, 0x2005, 1, 1);
+    g_assert_true(test_gsi(5));
+    test_out(f->m, 0x2005, 1, 0);
+    g_assert_false(test_gsi(5));
+    uint8_t *ram = machine_ram(f->m, 0x3000, 4096);
+    ram[5] = 7;
+    test_out(f->m, 0xe4, 4, 0x3123);
+    test_out(f->m, 0xe4, 4, 0xfffff000); /* where there is no memory */
+    g_assert_cmphex(ram[5], ==, 7);
+    f->m->bus.mmio_write(f->m, 0, 0xff000ffc, 8, 0x1122334455667788);
+    g_assert_cmphex(f->m->bus.mmio_read(f->m, 0, 0xff000ffe, 4), ==, 0x33445566);
+    g_assert_cmphex(f->m->bus.mmio_read(f->m, 0, 0xff00fff8, 8), ==, 0);
+    g_autofree char *message = NULL;
+    g_assert_null(add(f, &pc_testdev_device_type, "", &message));
+    g_assert_nonnull(strstr(message, "taken"));
+}
+
+static uint64_t fw_cfg_item(Fixture *f, unsigned selector, unsigned size)
+{
+    uint64_t value = 0;
+    test_out(f->m, 0x510, 2, selector);
+    for (unsigned i = 0; i < size; i++)
+        value |= test_in(f->m, 0x511, 1) << 8 * i;
+    return value;
+}
+
+static void test_fw_cfg(Fixture *f, gconstpointer unused)
+{
+    add(f, &fw_cfg_device_type, "", NULL);
+    g_assert_cmphex(fw_cfg_item(f, 0, 4), ==, 0x554d4551); /* "QEMU" */
+    g_assert_cmpuint(fw_cfg_item(f, 3, 8), ==, f->m->config->memory_size);
+    g_assert_cmpuint(fw_cfg_item(f, 5, 4), ==, f->m->config->n_vcpus); /* zeroes behind its end */
+    g_assert_cmpuint(fw_cfg_item(f, 15, 2), ==, f->m->config->n_vcpus);
+    g_assert_cmphex(fw_cfg_item(f, 0x19, 8), ==, 0); /* no files */
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -376,5 +419,7 @@ int main(int argc, char **argv)
     ADD("resets", test_resets);
     ADD("i8042", test_i8042);
     ADD("debug-ports", test_debug_ports);
+    ADD("testdev", test_testdev);
+    ADD("fw-cfg", test_fw_cfg);
     return g_test_run();
 }

@@ -8,6 +8,8 @@ extern const DeviceType acpi_pm_device_type;
 extern const DeviceType i8042_device_type;
 extern const DeviceType debugcon_device_type;
 extern const DeviceType isa_debug_exit_device_type;
+extern const DeviceType pc_testdev_device_type;
+extern const DeviceType fw_cfg_device_type;
 extern const DeviceType isa_serial_device_type;
 
 /* Which of COM1-COM4 (0-3) the isa-serial device @dev is, and its resources. */

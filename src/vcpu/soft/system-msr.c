@@ -43,6 +43,7 @@
 #define MSR_GS_BASE              0xc0000101u
 #define MSR_KERNEL_GS_BASE       0xc0000102u
 #define MSR_TSC_AUX              0xc0000103u
+#define MSR_AMD_PERFORMANCE      0xc0010000u /* four event selectors, then four counters */
 #define MSR_AMD_SYSCFG           0xc0010010u
 #define MSR_AMD_HWCR             0xc0010015u
 #define MSR_AMD_PATCH_LOADER     0xc0010020u
@@ -162,6 +163,15 @@ static bool apic_write(SoftCpu *cpu, uint32_t index, uint64_t value)
 
 /* ---- reading ---- */
 
+/*
+ * Every AMD processor has these eight, without a CPUID bit (APM vol. 2 13.2.1); software that wants
+ * no events clears them. Here nothing is counted: they read as zero, whatever was written.
+ */
+static bool is_amd_performance(uint32_t index)
+{
+    return index >= MSR_AMD_PERFORMANCE && index < MSR_AMD_PERFORMANCE + 8;
+}
+
 /* Registers whose value is fixed or that only the advertised vendor has. */
 static bool read_vendor(SoftCpu *cpu, uint32_t index, uint64_t *value)
 {
@@ -202,7 +212,7 @@ static bool read_vendor(SoftCpu *cpu, uint32_t index, uint64_t *value)
     case MSR_AMD_BU_CFG2:
         return true;
     default:
-        return false;
+        return is_amd_performance(index);
     }
 }
 
@@ -307,7 +317,7 @@ static bool write_vendor(uint32_t index)
     case MSR_AMD_BU_CFG2:
         return true; /* nothing here that they could change */
     default:
-        return false;
+        return is_amd_performance(index);
     }
 }
 
