@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The translator: 64-bit guest code into host code of the same instruction set.
+ *
+ * Registers. The guest's registers are the host's of the same number, RSP included, but R9, R10 and
+ * R11, which stay in SoftCpu.gpr and leave their host registers to the translator as TEMP0 to TEMP2.
+ * GS points to the SoftCpu. Host code runs on the guest's stack pointer and never uses the stack.
+ * Vector registers are the host's while SoftCpu.vectors_live is set, else in SoftCpu.fpu.
+ *
+ * Flags. The six arithmetic flags are in the host's EFLAGS or in SoftCpu.arith; while a block is
+ * translated, Translation.flags_at says which. Host DF is always clear.
+ *
+ * Memory. An access is checked against the first-level TLB inline (memory.c). On a miss a thunk
+ * fills the TLB and tries again; what cannot be served that way (MMIO, page straddling, code pages,
+ * watchpoints, faults) is done by the interpreter, one instruction, with all registers in SoftCpu.
+ *
+ * What the translator has no code for is a helper op: the interpreter's handler is called in its place.
+ */
+#pragma once
+
+#include "vcpu/soft/opcode-table.h"
+#include "vcpu/soft/translate/emit.h"
+
+#define TEMP0 HOST_R9
+#define TEMP1 HOST_R10
+#define TEMP2 HOST_R11
+
+static inline bool guest_register_is_host(unsigned n)
+{
+    return n < 9 || n > 11;
+}
+
+#define GS_FIELD(field) emit_gs(offsetof(SoftCpu, field))
+#define GS_GPR(n) emit_gs(offsetof(SoftCpu, gpr) + (n) * 8u)
+
+typedef struct CodeCache CodeCache;
+typedef struct CodePage CodePage;
+typedef struct CodeBlock CodeBlock;
+typedef struct Translation Translation;
+
+/* ---- the table (table.c) ---- */
+
+enum { TF_CF = 1, TF_PF = 2, TF_AF = 4, TF_ZF = 8, TF_SF = 16, TF_OF = 32, TF_ALL = 63 };
+
+/*
+ * Emits host code for @op, all of it, or emits nothing and returns false: then it becomes a helper op.
+ * An op that goes elsewhere ends by translate_exit or translate_exit_indirect.
+ */
+typedef bool (*TranslateEmit)(Translation *t, const SoftOp *op);
+
+/* How one op is translated: found by mnemonic (integer) or VectorRow. */
+typedef struct TranslateRow {
+    const char *mnemonic; /* of SoftOpcode */
+    TranslateEmit emit;   /* NULL: always a helper op */
+    uint8_t reads;        /* TF_*: flags that it reads (with OPC_CC: by the condition) */
+    uint8_t kills;        /* flags that it sets whatever its operands are */
+    uint8_t touches;      /* flags that it may change, those of kills included */
+} TranslateRow;
+
+/* What translating @op takes, with conditions and operands worked in. */
+typedef struct TranslateInfo {
+    const SoftOpcode *opcode; /* NULL: vector, x87 or undefined */
+    TranslateEmit emit;       /* NULL: helper op */
+    uint8_t reads, kills, touches;
+} TranslateInfo;
+TranslateInfo translate_info(const SoftOp *op, uint32_t mode);
+/* Flags that condition @cc reads. */
+uint8_t translate_condition_reads(unsigned cc);
+
+/* ---- one block in translation (block.c) ---- */
+
+#define TRANSLATE_OPS_MAX 64
+#define TRANSLATE_STUBS_MAX (4 * TRANSLATE_OPS_MAX)
+
+enum FlagsAt {
+    FLAGS_HOST,  /* in EFLAGS; SoftCpu.arith is stale */
+    FLAGS_SAVED, /* in SoftCpu.arith; EFLAGS are anything */
+};
+
+/* Code that is rarely reached: emitted after the block. */
+typedef struct TranslateStub TranslateStub;
+struct TranslateStub {
+    void (*emit)(Translation *t, const TranslateStub *stub);
+    uint8_t *from;        /* rel32 that leads here */
+    uint8_t *back;        /* where it goes on: the check to try again, or what follows the op */
+    const SoftOp *op;
+    uint32_t a, b, c;     /* the emitting file's own */
+    unsigned flags_at;
+};
+
+struct Translation {
+    SoftCpu *cpu;
+    CodeCache *cache;
+    Emit e;
+    uint32_t key;          /* cache.h: mode and what else the code depends on */
+    uint64_t rip;          /* of the block */
+    SoftOp op[TRANSLATE_OPS_MAX + 1];
+    TranslateInfo info[TRANSLATE_OPS_MAX + 1];
+    uint8_t live[TRANSLATE_OPS_MAX + 1]; /* TF_*: flags needed before op i; [n]: after the last */
+    unsigned n, i;         /* ops; the one in translation */
+    unsigned flags_at;     /* FLAGS_*: while translation goes on */
+    bool vectors_checked;  /* vectors are live here for certain */
+    bool ended;            /* the op has left the block */
+    TranslateStub stub[TRANSLATE_STUBS_MAX];
+    unsigned n_stubs;
+};
+
+static inline uint64_t translate_next_rip(const SoftOp *op)
+{
+    return op->rip + op->length;
+}
+/* An entry of t->stub with from, op, flags_at set. */
+TranslateStub *translate_stub(Translation *t, uint8_t *from,
+                              void (*emit)(Translation *t, const TranslateStub *stub));
+
+/* ---- flags (flags.c) ---- */
+
+/* Before code that changes EFLAGS although the guest does not: saves them if somebody needs them. */
+void translate_flags_clobber(Translation *t);
+/* Before a host instruction that reads the guest's flags from EFLAGS or leaves some of them alone. */
+void translate_flags_require(Translation *t);
+/* Before emitting the host instruction of the current op: require, if by its info it must. */
+void translate_flags_before(Translation *t);
+/* After it: EFLAGS hold the guest's flags now, if it touches any. */
+void translate_flags_after(Translation *t);
+
+/* ---- guest registers (integer.c) ---- */
+
+/* The host register that holds guest register @n; R9-R11 are loaded into @temp. */
+unsigned translate_get(Translation *t, unsigned n, unsigned temp);
+/* The host register that will hold @n's new value; translate_put stores it where it belongs. */
+static inline unsigned translate_target(unsigned n, unsigned temp)
+{
+    return guest_register_is_host(n) ? n : temp;
+}
+void translate_put(Translation *t, unsigned n, unsigned host);
+
+/* ---- memory operands (memory.c) ---- */
+
+enum { TRANSLATE_READ = 0, TRANSLATE_WRITE = 1 };
+
+/*
+ * Checks the access of @size bytes (power of two up to 32) at @op's memory operand and gives the host
+ * operand for it. @align: 0, or the alignment that the instruction demands (16, 32). Uses TEMP0 and
+ * TEMP1, which the operand may contain, and clobbers EFLAGS (flags are saved before where needed); a
+ * register operand that lives in SoftCpu goes into TEMP2, after this call. All accesses of an op are
+ * checked before its first architectural change. If the check fails for good, the interpreter performs
+ * the whole op and execution goes on after it: the translate_memory_done of the op tells where that is.
+ */
+EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, unsigned access,
+                             unsigned align);
+/* The same for linear address base + disp (guest stack operands: base GPR_RSP). */
+EmitOperand translate_memory_at(Translation *t, const SoftOp *op, unsigned base, int32_t disp,
+                                unsigned size, unsigned access);
+/* TEMP0 = the linear address of the operand (LEA takes it without segment base: @segment false). */
+void translate_address(Translation *t, const SoftOp *op, unsigned to, bool segment);
+/* After the last host instruction of the op: slow paths of its accesses come back here. */
+void translate_memory_done(Translation *t, const SoftOp *op);
+
+/* ---- leaving the block (exit.c) ---- */
+
+/* Goes to the constant @target. @key: of the target; t->key unless the op changed the mode. */
+void translate_exit(Translation *t, uint64_t target, uint32_t key);
+/* From the jump at @from (its rel32), which was taken with the flags as they are now. */
+void translate_exit_from(Translation *t, uint8_t *from, uint64_t target);
+/* Goes to the linear address in TEMP0. */
+void translate_exit_indirect(Translation *t);
+
+/* ---- vectors (vector.c) ---- */
+
+/* NULL emit: a helper op. */
+TranslateInfo translate_vector_info(const SoftOp *op, uint32_t mode);
+/* Makes the vector registers live (once in a block); clobbers EFLAGS. */
+void translate_vectors(Translation *t);
+
+/* ---- emitters by group: table.c names them ---- */
+
+bool translate_rm(Translation *t, const SoftOp *op);      /* integer.c: any op of ModRM operands */
+bool translate_mov_imm(Translation *t, const SoftOp *op);
+bool translate_lea(Translation *t, const SoftOp *op);
+bool translate_push(Translation *t, const SoftOp *op);    /* stack.c */
+bool translate_pop(Translation *t, const SoftOp *op);
+bool translate_leave(Translation *t, const SoftOp *op);
+bool translate_jmp(Translation *t, const SoftOp *op);     /* branch.c */
+bool translate_jcc(Translation *t, const SoftOp *op);
+bool translate_call(Translation *t, const SoftOp *op);
+bool translate_jmp_indirect(Translation *t, const SoftOp *op);
+bool translate_call_indirect(Translation *t, const SoftOp *op);
+bool translate_ret(Translation *t, const SoftOp *op);
+bool translate_vector(Translation *t, const SoftOp *op);  /* vector.c */
