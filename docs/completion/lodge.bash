@@ -10,9 +10,10 @@ _lodge_run() {
     --net) mapfile -t COMPREPLY < <(compgen -W 'user none' -- "$current") ;;
     --console) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
     --qmp) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
+    --perf-map) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
     *)
         case $current in
-        -*) mapfile -t COMPREPLY < <(compgen -W '--disk --memory --vcpus --kernel --initrd --cmdline --engine --net --mac --console --qmp --name --uuid --test-devices --dry-run --verbose --help' -- "$current") ;;
+        -*) mapfile -t COMPREPLY < <(compgen -W '--disk --memory --vcpus --kernel --initrd --cmdline --engine --net --mac --console --qmp --perf-map --name --uuid --test-devices --dry-run --verbose --help' -- "$current") ;;
         *) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
         esac ;;
     esac

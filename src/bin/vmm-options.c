@@ -252,6 +252,12 @@ static bool set_qmp(VmmOptions *o, const char *name, const char *value, GError *
            bad_value(err, name, value, "unix:PATH or fd:N (a connected or listening socket)");
 }
 
+static bool set_perf_map(VmmOptions *o, const char *name, const char *value, GError **err)
+{
+    replace(&o->config->perf_map, value);
+    return *value || bad_value(err, name, value, "a file that does not exist yet");
+}
+
 static bool set_pidfile(VmmOptions *o, const char *name, const char *value, GError **err)
 {
     replace(&o->pidfile, value);
@@ -299,6 +305,8 @@ static const VmmOption options_table[] = {
     {"netdev", "TYPE,id=ID[,KEY=VALUE..]", "user or tap-fd", add_netdev},
     {"device", "TYPE[,id=ID][,KEY=VALUE..]", "a device", add_device},
     {"qmp", "unix:PATH|fd:N", "serve QMP on this socket", set_qmp},
+    {"perf-map", "FILE", "write a map of translated code for perf(1) there; %p is the process's number",
+     set_perf_map},
     {"pidfile", "FILE", "write the process's number there and keep the file locked", set_pidfile},
     {"sandbox", "on|off", "confine the process once the machine is built; on if absent",
      set_sandbox},

@@ -11,7 +11,8 @@ typedef struct RunDisk {
 
 typedef struct RunOptions {
     char *file; /* the document; NULL: none */
-    char *name, *uuid, *kernel, *initrd, *cmdline, *engine, *net, *mac, *console, *qmp;
+    char *name, *uuid, *kernel, *initrd, *cmdline, *engine, *net, *mac, *console, *qmp,
+        *perf_map;
     uint64_t memory_kib; /* 0: not given */
     unsigned n_vcpus;    /* 0: not given */
     GPtrArray *disks;    /* of RunDisk */

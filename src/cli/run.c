@@ -114,6 +114,11 @@ static bool set_qmp(void *state, const char *value, GError **err)
     return true;
 }
 
+static bool set_perf_map(void *state, const char *value, GError **err)
+{
+    return set_path(&((RunOptions *)state)->perf_map, value, err);
+}
+
 static bool set_name(void *state, const char *value, GError **err)
 {
     return domain_check_name(value, err) && set_string(&((RunOptions *)state)->name, value);
@@ -165,6 +170,9 @@ const CliOption cli_run_options[] = {
     {"console", "stdio|FILE|unix:PATH", CLI_VALUE_FILE, "where the first serial line leads",
      set_console},
     {"qmp", "SOCKET", CLI_VALUE_FILE, "serve QMP on a UNIX socket made at this path", set_qmp},
+    {"perf-map", "FILE", CLI_VALUE_FILE,
+     "write a map of the software CPU's translated code for perf(1) there; %p is the process's number",
+     set_perf_map},
     {"name", "NAME", CLI_VALUE_ANY, "the guest's name", set_name},
     {"uuid", "UUID", CLI_VALUE_ANY, "the guest's UUID", set_uuid},
     {"test-devices", NULL, CLI_VALUE_ANY,
@@ -295,8 +303,8 @@ static int run_options(const RunOptions *options, GError **err)
     }
     g_autofree char *qmp = options->qmp ? g_strconcat("unix:", options->qmp, NULL) : NULL;
     /* The guest process says in its one line of --verbose which engine it took and why. */
-    LaunchOptions launch = {.qmp = qmp, .terminal_console = true, .verbose = true,
-                            .test_devices = options->test_devices};
+    LaunchOptions launch = {.qmp = qmp, .perf_map = options->perf_map, .terminal_console = true,
+                            .verbose = true, .test_devices = options->test_devices};
     g_autoptr(LaunchPlan) plan = launch_plan_new(domain, &launch, err);
     if (!plan)
         return EXIT_FAILURE;

@@ -148,6 +148,8 @@ LaunchPlan *launch_plan_new(const Domain *domain, const LaunchOptions *options, 
         add_test_devices(&plan);
     if (options->qmp)
         plan_option(&plan, "--qmp", options->qmp);
+    if (options->perf_map)
+        plan_option(&plan, "--perf-map", options->perf_map);
     if (options->paused)
         plan_option(&plan, "--paused", NULL);
     if (options->verbose)

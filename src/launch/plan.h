@@ -12,6 +12,7 @@ typedef struct LaunchOptions {
     const char *qmp;       /* "unix:PATH" or "fd:N"; NULL: no monitor */
     bool terminal_console; /* the first pty serial or console is this process's standard
                               input/output */
+    const char *perf_map; /* FILE of lodge-vmm's --perf-map; NULL: none */
     bool paused;
     bool test_devices; /* what images of the kvm-unit-tests expect; no part of a document */
     bool verbose;

@@ -84,6 +84,7 @@ void machine_config_free(MachineConfig *config)
     g_free(config->kernel);
     g_free(config->initrd);
     g_free(config->cmdline);
+    g_free(config->perf_map);
     g_ptr_array_unref(config->drives);
     g_ptr_array_unref(config->chardevs);
     g_ptr_array_unref(config->netdevs);
@@ -117,6 +118,7 @@ MachineConfig *machine_config_copy(const MachineConfig *from)
     config->kernel = g_strdup(from->kernel);
     config->initrd = g_strdup(from->initrd);
     config->cmdline = g_strdup(from->cmdline);
+    config->perf_map = g_strdup(from->perf_map);
     config->drives = lists.drives;
     config->chardevs = lists.chardevs;
     config->netdevs = lists.netdevs;

@@ -49,6 +49,7 @@ bool machine_vcpus_init(Machine *m, GError **err)
         .sockets = m->config->sockets,
         .cores = m->config->cores,
         .threads = m->config->threads,
+        .perf_map = m->config->perf_map,
     };
     m->vm = m->engine->vm_new(&config, err);
     if (!m->vm)

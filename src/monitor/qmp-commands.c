@@ -224,6 +224,8 @@ const QmpCommand qmp_commands[] = {
     {"query-chardev", query_chardev},
     {"balloon", balloon},
     {"query-balloon", query_balloon},
+    {"query-stats", qmp_query_stats},
+    {"query-stats-schemas", qmp_query_stats_schemas},
     {"human-monitor-command", human_monitor_command},
     {0},
 };

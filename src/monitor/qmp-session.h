@@ -31,6 +31,11 @@ typedef struct QmpCommand {
 
 extern const QmpCommand qmp_commands[]; /* ends with {0} */
 
+/* qmp-stats.c */
+json_t *qmp_query_stats(Machine *m, json_t *arguments, QmpErrorClass *error_class, GError **err);
+json_t *qmp_query_stats_schemas(Machine *m, json_t *arguments, QmpErrorClass *error_class,
+                                GError **err);
+
 /* ---- human monitor (hmp.c) ---- */
 
 /* The text that @line prints; owned by the caller. */

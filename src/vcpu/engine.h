@@ -68,7 +68,43 @@ typedef struct VcpuVmConfig {
     /* Topology for CPUID; n_vcpus = sockets * cores * threads. 0 means 1. */
     unsigned sockets, cores, threads;
     uint64_t code_cache_size; /* soft only; 0 = default (7 MiB) */
+    /* soft only, others refuse it: where to write a perf map of translated code; NULL: nowhere. "%p" in it
+     * stands for the process's number. Read by vm_new only. */
+    const char *perf_map;
 } VcpuVmConfig;
+
+/*
+ * What an engine counts of one vCPU since it was made (vcpu/stats.c names them for users); what an
+ * engine does not count stays 0. A vCPU's own thread counts with vcpu_count, any thread reads.
+ */
+typedef struct VcpuStats {
+    uint64_t blocks_decoded;         /* for the interpreter */
+    uint64_t blocks_translated;      /* to host code */
+    uint64_t translated_guest_bytes; /* how much guest code went in */
+    uint64_t translated_host_bytes;  /* ... and host code came out */
+    uint64_t translation_ns;         /* spent on it */
+    uint64_t code_cache_size, code_cache_used; /* bytes, now */
+    uint64_t code_cache_evictions;   /* times that room was made */
+    uint64_t code_cache_pause_ns;    /* the longest time that one took */
+    uint64_t tlb_misses;             /* data accesses that the first level did not hold */
+    uint64_t tlb_walks;              /* page table walks */
+    /* Why guest code was left: */
+    uint64_t exits_interrupt, exits_io, exits_mmio, exits_halt, exits_fault;
+    uint64_t exits_helper; /* an instruction that translated code leaves to the interpreter */
+    uint64_t exits_smc;    /* it stored into decoded or translated code of its own */
+    uint64_t exits_kick;
+} VcpuStats;
+
+/* Relaxed, by the one thread that writes @counter: an add, without a lock. */
+static inline void vcpu_count(uint64_t *counter, uint64_t n)
+{
+    __atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+}
+
+static inline void vcpu_count_set(uint64_t *counter, uint64_t value)
+{
+    __atomic_store_n(counter, value, __ATOMIC_RELAXED);
+}
 
 typedef struct VcpuEngine {
     const char *name; /* "kvm", "soft" */
@@ -99,6 +135,8 @@ typedef struct VcpuEngine {
     bool (*set_state)(Vcpu *vcpu, const VcpuState *state, GError **err);
     /* The guest's TSC now. Any thread. */
     uint64_t (*tsc)(Vcpu *vcpu);
+    /* Any thread, also while the vCPU runs. */
+    void (*stats)(Vcpu *vcpu, VcpuStats *stats);
 
     /* Engines with an irqchip; NULL otherwise. */
     bool (*set_gsi)(VcpuVm *vm, unsigned gsi, bool level);
@@ -144,3 +182,19 @@ const VcpuEngine *vcpu_engine_select(const char *name, char **reason, GError **e
 
 /* The host's TSC frequency in kHz, measured once. Any thread. */
 uint64_t vcpu_host_tsc_khz(void);
+
+/* ---- what VcpuStats holds, for whoever prints it (stats.c) ---- */
+
+typedef enum VcpuStatKind { VCPU_STAT_CUMULATIVE, VCPU_STAT_INSTANT, VCPU_STAT_PEAK } VcpuStatKind;
+typedef enum VcpuStatUnit { VCPU_STAT_COUNT, VCPU_STAT_BYTES, VCPU_STAT_NS } VcpuStatUnit;
+
+typedef struct VcpuStatField {
+    const char *name; /* "blocks-translated" */
+    size_t offset;    /* in VcpuStats, of a uint64_t */
+    VcpuStatKind kind;
+    VcpuStatUnit unit;
+} VcpuStatField;
+extern const VcpuStatField vcpu_stat_fields[]; /* ends with {0} */
+
+/* A consistent enough copy of counters that another thread writes. */
+void vcpu_stats_copy(VcpuStats *to, const VcpuStats *from);

@@ -145,6 +145,40 @@ def clients_one_after_another(program):
         assert second.value("query-status")["running"]
 
 
+def statistics(program):
+    with Vmm(program, ECHO, "--vcpus", "2", "--chardev", "pty,id=p0", "--device", "isa-serial,chardev=p0") as vm:
+        c = vm.connect()
+        c.negotiate()
+        schema, = c.value("query-stats-schemas")
+        assert (schema["provider"], schema["target"]) == ("lodge", "vcpu"), schema
+        kinds = {s["name"]: s for s in schema["stats"]}
+        assert kinds["translation-time"] == {"name": "translation-time", "type": "cumulative", "unit": "seconds", "base": 10,
+                                             "exponent": -9}, kinds
+        assert kinds["code-cache-used"]["type"] == "instant" and kinds["code-cache-used"]["unit"] == "bytes"
+        first, second = c.value("query-stats", target="vcpu")
+        assert first["provider"] == "lodge" and first["qom-path"] == c.value("query-cpus-fast")[0]["qom-path"]
+        values = {s["name"]: s["value"] for s in first["stats"]}
+        assert set(values) == set(kinds)
+        assert values["exits-io"] > 0 and values["blocks-decoded"] + values["blocks-translated"] > 0, values
+        assert values["code-cache-size"] >= values["code-cache-used"] > 0, values
+        assert not any(s["value"] for s in second["stats"] if s["name"] == "exits-io"), second  # waits for its SIPI
+        some, = c.value("query-stats", target="vcpu", vcpus=[second["qom-path"]],
+                        providers=[{"provider": "lodge", "names": ["exits-io", "tlb-misses"]}])
+        assert some["qom-path"] == second["qom-path"] and {s["name"] for s in some["stats"]} == {"exits-io", "tlb-misses"}
+        assert c.value("query-stats", target="vm") == []
+        assert c.value("query-stats", target="vcpu", providers=[]) == []
+        for wrong, part in (({"target": "disk"}, "disk"), ({"target": "vm", "vcpus": []}, "vcpus"),
+                            ({"target": "vcpu", "vcpus": ["/machine/cpu[2]"]}, "cpu[2]"),
+                            ({"target": "vcpu", "vcpus": [1]}, "vCPU"),
+                            ({"target": "vcpu", "providers": [{"provider": "kvm"}]}, "kvm"),
+                            ({"target": "vcpu", "providers": [1]}, "provider"),
+                            ({"target": "vcpu", "providers": [{"provider": "lodge", "names": ["luck"]}]}, "luck"),
+                            ({"target": "vcpu", "providers": [{"provider": "lodge", "names": 1}]}, "array")):
+            answer = c.execute("query-stats", **wrong)
+            assert part in answer["error"]["desc"], (wrong, answer)
+        assert "kvm" in c.execute("query-stats-schemas", provider="kvm")["error"]["desc"]
+
+
 def descriptors(program):
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with Vmm(program, IDLE, "--qmp", "fd:%d" % theirs.fileno(), qmp=False, pass_fds=[theirs.fileno()]):
@@ -176,7 +210,7 @@ def queries(program):
         names = [x["name"] for x in c.value("query-commands")]
         assert len(names) == len(set(names)) and "human-monitor-command" in names
         for name in names:
-            if name.startswith("query-") and name != "query-balloon":
+            if name.startswith("query-") and name not in ("query-balloon", "query-stats"):
                 c.value(name)
         chardevs = {x["label"]: x for x in c.value("query-chardev")}
         assert chardevs["p0"]["filename"].startswith("pty:/dev/pts/"), chardevs
@@ -211,4 +245,4 @@ def stock_client(program):
 
 
 run_tests([negotiation, identifiers_and_framing, stop_and_cont, paused_start, registers, reset, quit_ends,
-           clients_one_after_another, descriptors, queries, stock_client])
+           clients_one_after_another, statistics, descriptors, queries, stock_client])

@@ -3,6 +3,7 @@
 """lodge-vmm as a program: options, errors, consoles, signals, exit status. vmm.py LODGE-VMM."""
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -65,8 +66,11 @@ def refusals(program):
             (["--chardev", ",id=a"], "type"),
             (["--qmp", "tcp:1"], "unix:PATH"),
             (["--sandbox", "maybe"], "maybe"),
+            (["--perf-map", ""], "--perf-map"),
             ([], "no kernel"),
             (["--kernel", "/nowhere/k"], "/nowhere/k"),
+            (["--engine", "soft", "--kernel", junk, "--perf-map", junk], "exists"),
+            (["--engine", "soft", "--kernel", junk, "--perf-map", "/nowhere/%p.map"], "/nowhere/"),
             (["--kernel", junk], "junk"),
             (["--kernel", fifo], "regular file"),
             (["--kernel", "/"], "/"),
@@ -224,6 +228,26 @@ def sandboxed(program):
             assert "Seccomp:\t0" in f.read()
 
 
+def perf_map(program):
+    count = b"\x40\x3d\x00\x00\x10\x00\x72\xf8"  # inc eax; cmp eax, 0x100000; jb: a loop that is worth translating
+    with tempfile.TemporaryDirectory() as d:
+        with Vmm(program, b"\x31\xc0" + count + IDLE, "--perf-map", os.path.join(d, "perf-%p.map")) as vm:
+            c = vm.connect()
+            c.negotiate()
+            deadline = time.monotonic() + 10
+            while "HLT=1" not in c.value("human-monitor-command", command_line="info registers") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            translated = sum(s["value"] for s in c.value("query-stats", target="vcpu")[0]["stats"] if s["name"] == "blocks-translated")
+            path = os.path.join(d, "perf-%d.map" % vm.process.pid)
+            assert os.stat(path).st_mode & 0o7777 == 0o600
+            with open(path) as f:
+                lines = f.read().splitlines()
+        assert bool(lines) == bool(translated), (lines, translated)
+        for line in lines:
+            assert re.fullmatch(r"[0-9a-f]+ [0-9a-f]+ guest32:[0-9a-f]+@[0-9a-f]+", line), line
+        print("# %d blocks translated" % translated)
+
+
 def starts_fast(program):
     best = 1.0
     for _ in range(5):
@@ -237,4 +261,4 @@ def starts_fast(program):
 
 run_tests([help_and_version, manual, refusals, quiet_and_verbose, console_to_a_pipe, console_from_a_pipe,
            console_on_a_terminal, console_on_a_socket, console_in_a_file, exit_status, signals, triple_fault_resets,
-           pidfile, sandboxed, starts_fast])
+           pidfile, sandboxed, perf_map, starts_fast])

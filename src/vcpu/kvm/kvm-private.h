@@ -37,6 +37,7 @@ typedef struct KvmVcpu {
     pthread_mutex_t thread_lock; /* guards thread and running */
     pthread_t thread;
     bool running;
+    VcpuStats stats;
 } KvmVcpu;
 
 static inline KvmVm *kvm_vm_of(Vcpu *vcpu)

@@ -54,6 +54,11 @@ static bool vm_open(KvmVm *kvm, GError **err)
 
 static VcpuVm *kvm_vm_new(const VcpuVmConfig *config, GError **err)
 {
+    if (config->perf_map) {
+        lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                   "a perf map is of the software CPU's translated code; engine kvm has none");
+        return NULL;
+    }
     KvmVm *kvm = g_new0(KvmVm, 1);
     kvm->vm = (VcpuVm){.engine = &vcpu_engine_kvm, .bus = config->bus, .config = *config};
     kvm->dev_fd = kvm->fd = -1;
@@ -169,6 +174,7 @@ static bool run_once(KvmVcpu *kv, VcpuExit *result, GError **err)
         if (errno == EAGAIN)
             return true;
         if (errno == EINTR) {
+            vcpu_count(&kv->stats.exits_kick, 1);
             *result = VCPU_EXIT_KICK;
             return !kv->run->immediate_exit;
         }
@@ -178,13 +184,16 @@ static bool run_once(KvmVcpu *kv, VcpuExit *result, GError **err)
     }
     switch (kv->run->exit_reason) {
     case KVM_EXIT_IO:
+        vcpu_count(&kv->stats.exits_io, 1);
         exit_io(kv);
         return true;
     case KVM_EXIT_MMIO:
+        vcpu_count(&kv->stats.exits_mmio, 1);
         exit_mmio(kv);
         return true;
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
+        vcpu_count(&kv->stats.exits_interrupt, 1);
         return true;
     case KVM_EXIT_SHUTDOWN:
         *result = VCPU_EXIT_TRIPLE_FAULT;
@@ -235,6 +244,11 @@ static uint64_t kvm_tsc(Vcpu *vcpu)
     return __builtin_ia32_rdtsc() + (uint64_t)((KvmVcpu *)vcpu)->tsc_offset;
 }
 
+static void kvm_stats(Vcpu *vcpu, VcpuStats *stats)
+{
+    vcpu_stats_copy(stats, &((KvmVcpu *)vcpu)->stats);
+}
+
 const VcpuEngine vcpu_engine_kvm = {
     .name = "kvm",
     .has_irqchip = true,
@@ -250,6 +264,7 @@ const VcpuEngine vcpu_engine_kvm = {
     .get_state = kvm_get_state,
     .set_state = kvm_set_state,
     .tsc = kvm_tsc,
+    .stats = kvm_stats,
     .set_gsi = kvm_set_gsi,
     .send_msi = kvm_send_msi,
     .add_ioeventfd = kvm_add_ioeventfd,

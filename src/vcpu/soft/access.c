@@ -19,6 +19,7 @@ static uint64_t mmio_read(SoftCpu *cpu, uint64_t gpa, unsigned size)
 {
     const VcpuBus *bus = cpu->vcpu.vm->bus;
     soft_sync_leave(cpu);
+    vcpu_count(&cpu->stats.exits_mmio, 1);
     uint64_t v = bus->mmio_read(bus->opaque, cpu->vcpu.index, gpa, size);
     soft_sync_enter(cpu);
     return v;
@@ -28,6 +29,7 @@ static void mmio_write(SoftCpu *cpu, uint64_t gpa, unsigned size, uint64_t value
 {
     const VcpuBus *bus = cpu->vcpu.vm->bus;
     soft_sync_leave(cpu);
+    vcpu_count(&cpu->stats.exits_mmio, 1);
     bus->mmio_write(bus->opaque, cpu->vcpu.index, gpa, size, value);
     soft_sync_enter(cpu);
 }

@@ -55,6 +55,8 @@ static void cache_flush(SoftCpu *cpu, SoftBlockCache *c)
     memset(&c->jumps, 0, sizeof(c->jumps));
     c->used = 0;
     c->flushes++;
+    vcpu_count(&cpu->stats.code_cache_evictions, 1);
+    vcpu_count_set(&cpu->stats.code_cache_used, 0);
     cpu->fetch_epoch++;
 }
 
@@ -172,13 +174,15 @@ static SoftBlock *block_alloc(SoftCpu *cpu, SoftBlockCache *c)
     return (SoftBlock *)(c->arena + c->used);
 }
 
-static void block_commit(SoftBlockCache *c, SoftBlock *b, unsigned n_ops)
+static void block_commit(SoftCpu *cpu, SoftBlockCache *c, SoftBlock *b, unsigned n_ops)
 {
     SoftBlock **slot = hash_slot(c, b->gpa, b->rip, b->mode);
 
     c->used += sizeof(*b) + n_ops * sizeof(SoftOp);
     b->next = *slot;
     *slot = b;
+    vcpu_count(&cpu->stats.blocks_decoded, 1);
+    vcpu_count_set(&cpu->stats.code_cache_used, c->used);
 }
 
 /* Whether the instruction lies within the code segment's limit. */
@@ -273,7 +277,7 @@ static SoftBlock *block_decode(SoftCpu *cpu, SoftBlockCache *c, uint64_t gpa, co
     b->rip = cpu->rip;
     b->mode = cpu->mode;
     b->generation = soft_page_protect(cpu, gpa & ~(uint64_t)4095);
-    block_commit(c, b, decode_ops(cpu, b, host));
+    block_commit(cpu, c, b, decode_ops(cpu, b, host));
     return b;
 }
 
@@ -384,6 +388,7 @@ bool soft_blocks_init(SoftCpu *cpu, GError **err)
         return false;
     }
     c->arena = arena;
+    cpu->stats.code_cache_size = c->size;
     c->fetch.seg = SEG_CS;
     c->fetch.handler = op_leave;
     cpu->blocks = c;

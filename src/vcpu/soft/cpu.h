@@ -231,6 +231,8 @@ struct SoftCpu {
 
     SoftRmw rmw; /* of the instruction in execution: a local one would forbid the tail call */
 
+    VcpuStats stats;
+
     struct SoftMmu *mmu_private;     /* mmu.c: instruction TLB, flush requests */
     struct SoftSystem *system;       /* MSRs and other rarely used state (system.h) */
     struct SoftBlockCache *blocks;   /* block.c */

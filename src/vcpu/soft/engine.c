@@ -6,6 +6,7 @@
 #include <x86intrin.h>
 
 #include "base/error.h"
+#include "vcpu/soft/perf-map.h"
 #include "vcpu/soft/vm.h"
 
 static bool soft_probe(char **why)
@@ -29,6 +30,11 @@ static VcpuVm *soft_vm_new(const VcpuVmConfig *config, GError **err)
     vm->vm.engine = &vcpu_engine_soft;
     vm->vm.bus = config->bus;
     vm->vm.config = *config;
+    vm->vm.config.perf_map = NULL; /* the caller's */
+    if (config->perf_map && !(vm->perf_map = soft_perf_map_open(config->perf_map, err))) {
+        g_free(vm);
+        return NULL;
+    }
     vm->retired_words = g_ptr_array_new_with_free_func(g_free);
     pthread_mutex_init(&vm->exclusive_lock, NULL);
     vm->tsc_offset = -(int64_t)__rdtsc();
@@ -41,6 +47,7 @@ static void soft_vm_free(VcpuVm *base)
     if (!vm)
         return;
     soft_ram_free(vm);
+    soft_perf_map_close(vm->perf_map);
     pthread_mutex_destroy(&vm->exclusive_lock);
     g_free(vm);
 }
@@ -136,6 +143,11 @@ static uint64_t soft_engine_tsc(Vcpu *vcpu)
     return soft_tsc((SoftCpu *)vcpu);
 }
 
+static void soft_stats(Vcpu *vcpu, VcpuStats *stats)
+{
+    vcpu_stats_copy(stats, &((SoftCpu *)vcpu)->stats);
+}
+
 const VcpuEngine vcpu_engine_soft = {
     .name = "soft",
     .probe = soft_probe,
@@ -151,4 +163,5 @@ const VcpuEngine vcpu_engine_soft = {
     .get_state = soft_get_state,
     .set_state = soft_set_state,
     .tsc = soft_engine_tsc,
+    .stats = soft_stats,
 };

@@ -257,6 +257,7 @@ static bool walk_cached(SoftCpu *cpu, uint64_t page, unsigned mmu, unsigned acce
         (access != SOFT_WRITE || (walk->flags & SOFT_PTE_DIRTY)) &&
         soft_walk_permits(cpu, walk->flags, mmu, access, &ignored))
         return true;
+    vcpu_count(&cpu->stats.tlb_walks, 1);
     if (!soft_walk(cpu, page, mmu, access, walk, error)) {
         /* A fault drops what was cached for the address (SDM vol. 3 4.10.4.1). */
         second_drop(cpu, page, cpu->mmu_private->current_tag, true);
@@ -297,8 +298,10 @@ bool soft_translate_try(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned ac
         return false;
     t->gpa = walk.gpa | (linear & 0xfff);
     t->page = soft_page_find(soft_vm(cpu), walk.gpa);
-    if (access != SOFT_EXECUTE)
+    if (access != SOFT_EXECUTE) {
+        vcpu_count(&cpu->stats.tlb_misses, 1);
         first_fill(cpu, page, mmu, &walk, &t->page);
+    }
     return true;
 }
 

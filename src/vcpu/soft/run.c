@@ -23,6 +23,7 @@ static void take_fault(SoftCpu *cpu)
     if (!next)
         cpu->rip = cpu->op->rip;
     instruction_over(cpu);
+    vcpu_count(&cpu->stats.exits_fault, 1);
     soft_event_exception(cpu, cpu->fault_vector, cpu->fault_has_error, cpu->fault_error, cpu->rip);
 }
 
@@ -58,6 +59,7 @@ static void deliver_events(SoftCpu *cpu)
         if (vector < 0)
             return;
         s->interrupt_waiting = true; /* there may be another */
+        vcpu_count(&cpu->stats.exits_interrupt, 1);
         cpu->activity = VCPU_RUNNING;
         soft_event_deliver(cpu, (unsigned)vector & 0xff, SOFT_EVENT_EXTERNAL, false, 0, cpu->rip);
     }
@@ -93,11 +95,15 @@ static bool take_pending(SoftCpu *cpu)
         s->nmi_waiting = true;
     if (bits & SOFT_PENDING_INTERRUPT)
         s->interrupt_waiting = true;
-    return bits & SOFT_PENDING_KICK;
+    if (!(bits & SOFT_PENDING_KICK))
+        return false;
+    vcpu_count(&cpu->stats.exits_kick, 1);
+    return true;
 }
 
 static void sleep_until_signalled(SoftCpu *cpu)
 {
+    vcpu_count(&cpu->stats.exits_halt, 1);
     soft_sync_leave(cpu);
     soft_sync_sleep(cpu);
     soft_sync_enter(cpu);
@@ -156,6 +162,7 @@ static VcpuExit loop(SoftCpu *cpu)
         break;
     case 2: /* the instruction stores into its own block */
         cpu->rip = cpu->op->rip;
+        vcpu_count(&cpu->stats.exits_smc, 1);
         soft_mode_update(cpu);
         break;
     default:

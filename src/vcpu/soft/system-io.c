@@ -7,6 +7,7 @@ uint64_t soft_port_read(SoftCpu *cpu, uint16_t port, unsigned size)
 {
     const VcpuBus *bus = cpu->vcpu.vm->bus;
     soft_sync_leave(cpu);
+    vcpu_count(&cpu->stats.exits_io, 1);
     uint64_t v = bus->port_read(bus->opaque, cpu->vcpu.index, port, size);
     soft_sync_enter(cpu);
     soft_debug_port(cpu, port, size);
@@ -17,6 +18,7 @@ void soft_port_write(SoftCpu *cpu, uint16_t port, unsigned size, uint64_t value)
 {
     const VcpuBus *bus = cpu->vcpu.vm->bus;
     soft_sync_leave(cpu);
+    vcpu_count(&cpu->stats.exits_io, 1);
     bus->port_write(bus->opaque, cpu->vcpu.index, port, size, value);
     soft_sync_enter(cpu);
     soft_debug_port(cpu, port, size);

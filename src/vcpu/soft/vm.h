@@ -70,6 +70,8 @@ struct SoftVm {
 
     /* Of every vCPU whose guest did not move its TSC: they tick alike. Set by set_state. */
     int64_t tsc_offset;
+
+    struct SoftPerfMap *perf_map; /* NULL: none was asked for */
 };
 
 /* ---- rarely used state --- */
