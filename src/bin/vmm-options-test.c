@@ -68,6 +68,24 @@ static void test_sizes(void)
     }
 }
 
+static void test_cpu_debug(void)
+{
+    static const char *const wrong[] = {"", "x", "kick=1", "tlb", "tlb=2", "flush", "flush=0", "flush=-1",
+                                        "block=65", "chains=on", "kick,,kick", "interpreter,"};
+    g_autoptr(VmmOptions) o = parse(
+        "lodge-vmm --cpu-debug interpreter,kick,tlb=1,coalesce=off --cpu-debug=chains=off,flush=7,block=64", NULL);
+    const VcpuTuning *t = &o->config->cpu_tuning;
+    g_assert_true(t->interpreter && t->kick && t->tlb_one && t->no_coalescing && t->no_chains);
+    g_assert_cmpuint(t->flush_blocks, ==, 7);
+    g_assert_cmpuint(t->block_ops, ==, 64);
+    for (size_t i = 0; i < G_N_ELEMENTS(wrong); i++) {
+        g_autofree char *line = g_strdup_printf("lodge-vmm --cpu-debug %s", wrong[i]);
+        g_autoptr(GError) error = NULL;
+        g_assert_null(parse(line, &error));
+        g_assert_nonnull(strstr(error->message, "--cpu-debug"));
+    }
+}
+
 /* Every option is in the help, and every argument it names is needed. */
 static void test_help(void)
 {
@@ -94,5 +112,6 @@ int main(int argc, char **argv)
     g_test_add_func("/vmm-options/defaults", test_defaults);
     g_test_add_func("/vmm-options/sizes", test_sizes);
     g_test_add_func("/vmm-options/help", test_help);
+    g_test_add_func("/vmm-options/cpu-debug", test_cpu_debug);
     return g_test_run();
 }

@@ -252,6 +252,14 @@ static bool set_qmp(VmmOptions *o, const char *name, const char *value, GError *
            bad_value(err, name, value, "unix:PATH or fd:N (a connected or listening socket)");
 }
 
+static bool set_cpu_debug(VmmOptions *o, const char *name, const char *value, GError **err)
+{
+    if (vcpu_tuning_parse(value, &o->config->cpu_tuning, err))
+        return true;
+    g_prefix_error(err, "--%s %s: ", name, value);
+    return false;
+}
+
 static bool set_perf_map(VmmOptions *o, const char *name, const char *value, GError **err)
 {
     replace(&o->config->perf_map, value);
@@ -307,6 +315,7 @@ static const VmmOption options_table[] = {
     {"qmp", "unix:PATH|fd:N", "serve QMP on this socket", set_qmp},
     {"perf-map", "FILE", "write a map of translated code for perf(1) there; %p is the process's number",
      set_perf_map},
+    {"cpu-debug", "LIST", "run Lodge's own CPU in a way that shows its faults", set_cpu_debug},
     {"pidfile", "FILE", "write the process's number there and keep the file locked", set_pidfile},
     {"sandbox", "on|off", "confine the process once the machine is built; on if absent",
      set_sandbox},

@@ -50,6 +50,7 @@ bool machine_vcpus_init(Machine *m, GError **err)
         .cores = m->config->cores,
         .threads = m->config->threads,
         .perf_map = m->config->perf_map,
+        .tuning = m->config->cpu_tuning,
     };
     m->vm = m->engine->vm_new(&config, err);
     if (!m->vm)

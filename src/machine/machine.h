@@ -40,6 +40,7 @@ typedef struct MachineConfig {
     uint64_t memory_size; /* bytes, multiple of 1 MiB */
     unsigned n_vcpus, sockets, cores, threads;
     char *kernel, *initrd, *cmdline; /* paths; kernel may be NULL */
+    VcpuTuning cpu_tuning;
     char *perf_map; /* where the engine writes a perf map (VcpuVmConfig); NULL: nowhere */
     int64_t rtc_offset_s;            /* guest RTC = host UTC + this */
     bool hpet;

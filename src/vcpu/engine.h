@@ -62,6 +62,28 @@ typedef enum VcpuExit {
     VCPU_EXIT_ERROR,        /* *err says why; the guest cannot go on */
 } VcpuExit;
 
+/*
+ * Ways to run that show faults of the software CPU: each must change its speed and nothing that a guest can
+ * see. All zero is how it should be; another engine refuses the rest. lodge-vmm --cpu-debug.
+ */
+typedef struct VcpuTuning {
+    bool interpreter;      /* nothing is translated to host code */
+    bool kick;             /* something is always pending: every block is left to the run loop */
+    bool tlb_one;          /* a fill of the first-level TLB empties the rest of it */
+    bool no_coalescing;    /* every access of a block is checked by itself */
+    bool no_chains;        /* no block knows its successor */
+    uint32_t flush_blocks; /* the code cache is emptied whenever so many blocks were made; 0: when it is full */
+    uint32_t block_ops;    /* at most so many instructions a block; 0: the engine's own limit */
+} VcpuTuning;
+
+/* Sets what @text asks for ("kick,flush=7"), and leaves the rest as it is. */
+bool vcpu_tuning_parse(const char *text, VcpuTuning *tuning, GError **err);
+static inline bool vcpu_tuning_any(const VcpuTuning *t)
+{
+    return t->interpreter || t->kick || t->tlb_one || t->no_coalescing || t->no_chains || t->flush_blocks ||
+           t->block_ops;
+}
+
 typedef struct VcpuVmConfig {
     unsigned n_vcpus;
     const VcpuBus *bus; /* outlives the VM */
@@ -71,6 +93,7 @@ typedef struct VcpuVmConfig {
     /* soft only, others refuse it: where to write a perf map of translated code; NULL: nowhere. "%p" in it
      * stands for the process's number. Read by vm_new only. */
     const char *perf_map;
+    VcpuTuning tuning; /* soft only, others refuse it */
 } VcpuVmConfig;
 
 /*

@@ -4,7 +4,7 @@
  * Around the vCPUs there is RAM, a port for text (0xe9), one for the result (0xf4), and for engines
  * without an irqchip a local APIC that knows IPIs and nothing else.
  *
- * usage: image-runner ENGINE IMAGE [VCPUS [triple]]
+ * usage: image-runner ENGINE[:TUNING] IMAGE [VCPUS [triple]]      (TUNING as lodge-vmm --cpu-debug takes it)
  * exit:  0 passed, 1 failed, 77 the engine cannot do this here. An engine that its own probe refuses is
  *        tried nevertheless (KVM without VMX or SVM emulates a part of the instructions); then only
  *        passing counts.
@@ -316,12 +316,16 @@ int main(int argc, char **argv)
         .apic_msr_write = apic_msr_write,
     };
     if (argc < 3) {
-        fprintf(stderr, "usage: image-runner ENGINE IMAGE [VCPUS [triple]]\n");
+        fprintf(stderr, "usage: image-runner ENGINE[:TUNING] IMAGE [VCPUS [triple]]\n");
         return 1;
     }
     GError *err = NULL;
-    if (!(b->engine = engine_named(argv[1]))) {
-        fprintf(stderr, "image-runner: there is no engine '%s'\n", argv[1]);
+    VcpuVmConfig config = {.bus = &bus};
+    g_auto(GStrv) engine = g_strsplit(argv[1], ":", 2);
+    if (engine[1] && !vcpu_tuning_parse(engine[1], &config.tuning, &err))
+        die(err);
+    if (!(b->engine = engine_named(engine[0]))) {
+        fprintf(stderr, "image-runner: there is no engine '%s'\n", engine[0]);
         return 1;
     }
     g_autofree char *why = NULL;
@@ -333,7 +337,7 @@ int main(int argc, char **argv)
     alarm(failure == 77 ? TIMEOUT_TRIED_S : TIMEOUT_S);
     b->n = argc > 3 ? (unsigned)atoi(argv[3]) : 1;
     pthread_mutex_init(&b->lock, NULL);
-    VcpuVmConfig config = {.n_vcpus = b->n, .bus = &bus, .cores = b->n};
+    config.n_vcpus = config.cores = b->n;
     if (!(b->vm = b->engine->vm_new(&config, &err)))
         die(err);
     load(b, argv[2]);

@@ -59,6 +59,10 @@ static VcpuVm *kvm_vm_new(const VcpuVmConfig *config, GError **err)
                    "a perf map is of the software CPU's translated code; engine kvm has none");
         return NULL;
     }
+    if (vcpu_tuning_any(&config->tuning)) {
+        lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "--cpu-debug is for the software CPU; engine kvm has no such modes");
+        return NULL;
+    }
     KvmVm *kvm = g_new0(KvmVm, 1);
     kvm->vm = (VcpuVm){.engine = &vcpu_engine_kvm, .bus = config->bus, .config = *config};
     kvm->dev_fd = kvm->fd = -1;

@@ -42,6 +42,7 @@ typedef struct SoftBlockCache {
     uint32_t code_epoch; /* soft_code_epoch when last looked */
     uint32_t seen_epoch; /* cpu->fetch_epoch when last looked */
     uint32_t flushes;
+    uint32_t made;       /* blocks since the last flush */
     uint8_t *arena;
     size_t size, used;
     SoftOp fetch;      /* stands for the instruction while it is being fetched */
@@ -54,6 +55,7 @@ static void cache_flush(SoftCpu *cpu, SoftBlockCache *c)
     memset(c->hash, 0, sizeof(c->hash));
     memset(&c->jumps, 0, sizeof(c->jumps));
     c->used = 0;
+    c->made = 0;
     c->flushes++;
     vcpu_count(&cpu->stats.code_cache_evictions, 1);
     vcpu_count_set(&cpu->stats.code_cache_used, 0);
@@ -91,9 +93,10 @@ static uint64_t code_linear(const SoftCpu *cpu, uint64_t rip)
 }
 
 /* Only where a linear address follows from RIP and the mode alone. */
-static bool linkable(uint32_t mode)
+static bool linkable(const SoftCpu *cpu)
 {
-    return (mode & (SOFT_MODE_CODE64 | SOFT_MODE_FLAT)) && !(mode & SOFT_MODE_SINGLE);
+    return (cpu->mode & (SOFT_MODE_CODE64 | SOFT_MODE_FLAT)) && !(cpu->mode & SOFT_MODE_SINGLE) &&
+           !cpu->vcpu.vm->config.tuning.no_chains;
 }
 
 /* ---- the ops that decoding adds ---- */
@@ -169,8 +172,11 @@ static SoftBlock *block_lookup(SoftCpu *cpu, SoftBlockCache *c, uint64_t gpa, ui
 
 static SoftBlock *block_alloc(SoftCpu *cpu, SoftBlockCache *c)
 {
-    if (c->size - c->used < sizeof(SoftBlock) + (OPS_MAX + 2) * sizeof(SoftOp))
+    uint32_t most = cpu->vcpu.vm->config.tuning.flush_blocks;
+
+    if (c->size - c->used < sizeof(SoftBlock) + (OPS_MAX + 2) * sizeof(SoftOp) || (most && c->made >= most))
         cache_flush(cpu, c);
+    c->made++;
     return (SoftBlock *)(c->arena + c->used);
 }
 
@@ -227,7 +233,8 @@ static unsigned decode_straddling(SoftCpu *cpu, SoftBlock *b, const uint8_t *hos
 static unsigned decode_ops(SoftCpu *cpu, SoftBlock *b, const uint8_t *host)
 {
     unsigned room = 4096 - (b->gpa & 4095), n = 0, length;
-    unsigned max = cpu->mode & SOFT_MODE_SINGLE ? 1 : OPS_MAX;
+    unsigned most = cpu->vcpu.vm->config.tuning.block_ops;
+    unsigned max = cpu->mode & SOFT_MODE_SINGLE ? 1 : most ? MIN(most, OPS_MAX) : OPS_MAX;
     uint64_t rip = b->rip;
     bool ends = false;
 
@@ -302,7 +309,7 @@ static COLD const SoftOp *find(SoftCpu *cpu)
     b = block_lookup(cpu, c, gpa, cpu->rip);
     if (!b)
         b = block_decode(cpu, c, gpa, host);
-    if (linkable(cpu->mode)) {
+    if (linkable(cpu)) {
         j = &c->jumps.jump[soft_jump_hash(cpu->rip)];
         *j = (SoftJump){ cpu->rip, cpu->mode, cpu->fetch_epoch, b->ops, 0 };
     }
@@ -326,7 +333,7 @@ void soft_branch_slow(SoftCpu *cpu, const SoftOp *op)
     if (must_leave(cpu))
         return;
     first = find(cpu);
-    if (c->flushes == flushes && linkable(cpu->mode) && first != c->nowhere) {
+    if (c->flushes == flushes && linkable(cpu) && first != c->nowhere) {
         from->aux = first;
         from->link_epoch = cpu->fetch_epoch;
     }

@@ -86,8 +86,7 @@ static void entry_clear(SoftCpu *cpu, unsigned mmu, unsigned slot)
     cpu->mmu_private->filled[mmu][slot / 64] &= ~(1ull << (slot % 64));
 }
 
-/* Clears the first level: all of it, or all but what has one of the flags @keep. */
-static void first_clear(SoftCpu *cpu, unsigned keep)
+static void data_clear(SoftCpu *cpu, unsigned keep)
 {
     struct SoftMmu *m = cpu->mmu_private;
     for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++)
@@ -97,6 +96,13 @@ static void first_clear(SoftCpu *cpu, unsigned keep)
                 if (!(cpu->tlb[mmu][slot].gpa & keep))
                     entry_clear(cpu, mmu, slot);
             }
+}
+
+/* Clears the first level: all of it, or all but what has one of the flags @keep. */
+static void first_clear(SoftCpu *cpu, unsigned keep)
+{
+    struct SoftMmu *m = cpu->mmu_private;
+    data_clear(cpu, keep);
     for (unsigned i = 0; i < FETCH_SIZE; i++)
         if (!(keep & ENTRY_GLOBAL) || !m->fetch[i].global)
             m->fetch[i].tag = 0;
@@ -276,6 +282,8 @@ static void first_fill(SoftCpu *cpu, uint64_t page, unsigned mmu, const SoftWalk
         return;
     unsigned slot = (page >> 12) & (SOFT_TLB_SIZE - 1);
     SoftTlbEntry *e = &cpu->tlb[mmu][slot];
+    if (cpu->vcpu.vm->config.tuning.tlb_one)
+        data_clear(cpu, 0);
     e->read_tag = page;
     e->addend = (uintptr_t)ram->host - page;
     e->gpa = walk->gpa | (walk->flags & SOFT_PTE_GLOBAL ? ENTRY_GLOBAL : 0) |

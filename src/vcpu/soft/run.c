@@ -82,7 +82,8 @@ static void start_up(SoftCpu *cpu)
 static bool take_pending(SoftCpu *cpu)
 {
     SoftSystem *s = cpu->system;
-    uint32_t bits = atomic_exchange(&cpu->pending, 0);
+    /* Tuning "kick": there is always something. */
+    uint32_t bits = atomic_exchange(&cpu->pending, cpu->vcpu.vm->config.tuning.kick ? SOFT_PENDING_LOOP : 0);
     if (bits & SOFT_PENDING_SYNC)
         soft_sync_serve(cpu);
     if (bits & SOFT_PENDING_INIT) {
@@ -185,6 +186,8 @@ static VcpuExit loop(SoftCpu *cpu)
 VcpuExit soft_run(Vcpu *vcpu, GError **err)
 {
     SoftCpu *cpu = (SoftCpu *)vcpu;
+    if (vcpu->vm->config.tuning.kick)
+        soft_pend(cpu, SOFT_PENDING_LOOP);
     soft_sync_enter(cpu);
     VcpuExit exit = loop(cpu);
     soft_sync_leave(cpu);
