@@ -3,11 +3,11 @@
  * Fixed work for comparing a guest's CPU with its host's; runs in both (bench/guest).
  * Built with gcc -O2 -static -march=x86-64, so that the guest runs the same bytes as the host.
  *
- * usage: guestbench [-s SCALE] [-j COPIES] [NAME...]
+ * usage: guestbench [-s SCALE] [-j COPIES] [NAME...], guestbench -x COMMAND
  * Prints "BENCH name seconds check" per workload (all without names), then "BENCH TOTAL seconds 0".
  * With one scale the work is the same everywhere, and "check" must be the same too. -j runs that
  * many copies of each workload at a time ("check" is the first's), and lets "make" use that many
- * jobs.
+ * jobs. -x times a shell's command instead ("check" is its status).
  */
 #include <emmintrin.h>
 #include <math.h>
@@ -678,6 +678,28 @@ static NI u64 b_make(void)
     return done;
 }
 
+/* Runs 64 MiB of code once: a million functions that add a constant, 64 bytes apart. */
+static NI u64 b_bigcode(void)
+{
+    size_t size = (size_t)N(64 << 20) & ~(size_t)4095;
+    u8 *code = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    u64 s = 0;
+    if (code == MAP_FAILED)
+        return 0;
+    for (size_t at = 0; at < size; at += 64) {
+        u32 i = at / 64;
+        memcpy(code + at, "\x48\x8d\x87", 3); /* lea i(%rdi), %rax; ret */
+        memcpy(code + at + 3, &i, 4);
+        code[at + 7] = 0xc3;
+    }
+    if (mprotect(code, size, PROT_READ | PROT_EXEC))
+        return 0;
+    for (size_t at = 0; at < size; at += 64)
+        s = ((u64(*)(u64))(code + at))(s);
+    munmap(code, size);
+    return s;
+}
+
 typedef struct Workload {
     const char *name;
     u64 (*run)(void);
@@ -691,8 +713,8 @@ static const Workload workloads[] = {
     {"getppid", b_getpid}, {"clockgettime", b_clock}, {"rdwr4k", b_rdwr},
     {"fork", b_fork},      {"forkexec", b_forkexec},  {"pagefault", b_pgfault},
     {"mprotect", b_mprot}, {"pipe", b_pipe}};
-/* Only when named. */
-static const Workload make_workload = {"make", b_make};
+/* Only when named: neither is run in copies. */
+static const Workload named_workloads[] = {{"make", b_make}, {"bigcode", b_bigcode}};
 
 static void measure(const Workload *w, long copies)
 {
@@ -715,6 +737,13 @@ static void measure(const Workload *w, long copies)
         wait(NULL);
     printf("BENCH %s %.4f %016llx\n", w->name, now() - begin, (unsigned long long)check);
 }
+/* A program's time from start to end. */
+static void measure_command(const char *command)
+{
+    double begin = now();
+    int status = system(command);
+    printf("BENCH command %.4f %x\n", now() - begin, (unsigned)status);
+}
 static bool wanted(const char *name, int argc, char **argv)
 {
     for (int i = 0; i < argc; i++)
@@ -725,15 +754,18 @@ static bool wanted(const char *name, int argc, char **argv)
 int main(int argc, char **argv)
 {
     int option;
+    const char *command = NULL;
     if (argc > 1 && !strcmp(argv[1], "--exit"))
         _exit(7);
     if (argc > 1 && !strcmp(argv[1], "--job"))
         _exit(make_job());
-    while ((option = getopt(argc, argv, "s:j:")) != -1) {
+    while ((option = getopt(argc, argv, "s:j:x:")) != -1) {
         if (option == 's')
             scale = atof(optarg);
         else if (option == 'j')
             jobs = atol(optarg);
+        else if (option == 'x')
+            command = optarg;
         else
             return 2;
     }
@@ -741,11 +773,14 @@ int main(int argc, char **argv)
     argv += optind;
     setvbuf(stdout, NULL, _IOLBF, 0);
     double begin = now();
-    for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++)
+    if (command)
+        measure_command(command);
+    for (size_t i = 0; !command && i < sizeof workloads / sizeof *workloads; i++)
         if (!argc || wanted(workloads[i].name, argc, argv))
             measure(&workloads[i], jobs);
-    if (wanted(make_workload.name, argc, argv))
-        measure(&make_workload, 1);
+    for (size_t i = 0; i < sizeof named_workloads / sizeof *named_workloads; i++)
+        if (wanted(named_workloads[i].name, argc, argv))
+            measure(&named_workloads[i], 1);
     printf("BENCH TOTAL %.4f 0\n", now() - begin);
     return 0;
 }
