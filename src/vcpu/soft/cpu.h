@@ -233,6 +233,9 @@ struct SoftCpu {
 
     VcpuStats stats;
 
+    /* Translated code puts down here what it has no register for, within one instruction. */
+    uint64_t scratch_rax, scratch_value;
+
     struct SoftMmu *mmu_private;     /* mmu.c: instruction TLB, flush requests */
     struct SoftSystem *system;       /* MSRs and other rarely used state (system.h) */
     struct SoftBlockCache *blocks;   /* block.c */

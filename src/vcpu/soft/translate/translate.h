@@ -48,13 +48,30 @@ enum { TF_CF = 1, TF_PF = 2, TF_AF = 4, TF_ZF = 8, TF_SF = 16, TF_OF = 32, TF_AL
  */
 typedef bool (*TranslateEmit)(Translation *t, const SoftOp *op);
 
+/*
+ * What the host instruction does with its operands, so that translate_rm knows what to load and store
+ * of R9-R11. The destination is r/m, or ModRM.reg with OPC_SWAP and with DEST_REG; the source is the
+ * other one.
+ */
+enum {
+    TO_DEST_READ = 1 << 0,
+    TO_DEST_WRITE = 1 << 1,
+    TO_SOURCE_READ = 1 << 2,
+    TO_SOURCE_WRITE = 1 << 3,
+    TO_DEST_REG = 1 << 4,
+    TO_V_READ = 1 << 5,  /* VEX.vvvv */
+    TO_V_WRITE = 1 << 6,
+    TO_REGISTER = 1 << 7, /* a register operand of the guest must be one of the host */
+};
+
 /* How one op is translated: found by mnemonic (integer) or VectorRow. */
 typedef struct TranslateRow {
     const char *mnemonic; /* of SoftOpcode */
     TranslateEmit emit;   /* NULL: always a helper op */
     uint8_t reads;        /* TF_*: flags that it reads (with OPC_CC: by the condition) */
-    uint8_t kills;        /* flags that it sets whatever its operands are */
+    uint8_t kills;        /* flags that do not depend on what they were before, whatever the operands */
     uint8_t touches;      /* flags that it may change, those of kills included */
+    uint8_t operands;     /* TO_* */
 } TranslateRow;
 
 /* What translating @op takes, with conditions and operands worked in. */
@@ -62,8 +79,11 @@ typedef struct TranslateInfo {
     const SoftOpcode *opcode; /* NULL: vector, x87 or undefined */
     TranslateEmit emit;       /* NULL: helper op */
     uint8_t reads, kills, touches;
+    uint8_t operands;         /* TO_* of integer ops */
 } TranslateInfo;
 TranslateInfo translate_info(const SoftOp *op, uint32_t mode);
+/* The table itself, for tests: of system instructions, or of the others. */
+const TranslateRow *translate_rows(bool system, unsigned *n);
 /* Flags that condition @cc reads. */
 uint8_t translate_condition_reads(unsigned cc);
 
@@ -115,9 +135,12 @@ TranslateStub *translate_stub(Translation *t, uint8_t *from,
 
 /* ---- flags (flags.c) ---- */
 
-/* Before code that changes EFLAGS although the guest does not: saves them if somebody needs them. */
+/* Before code that changes EFLAGS although the guest does not: saves them if somebody needs them. Uses TEMP1. */
 void translate_flags_clobber(Translation *t);
-/* Before a host instruction that reads the guest's flags from EFLAGS or leaves some of them alone. */
+/*
+ * Before a host instruction that reads the guest's flags from EFLAGS or leaves some of them alone. Keeps
+ * every register, temporaries included.
+ */
 void translate_flags_require(Translation *t);
 /* Before emitting the host instruction of the current op: require, if by its info it must. */
 void translate_flags_before(Translation *t);
@@ -176,15 +199,18 @@ void translate_vectors(Translation *t);
 /* ---- emitters by group: table.c names them ---- */
 
 bool translate_rm(Translation *t, const SoftOp *op);      /* integer.c: any op of ModRM operands */
-bool translate_mov_imm(Translation *t, const SoftOp *op);
+bool translate_mov(Translation *t, const SoftOp *op);     /* with immediates and absolute addresses */
+bool translate_bswap(Translation *t, const SoftOp *op);
+bool translate_plain(Translation *t, const SoftOp *op);   /* no operands but implicit ones: as it is */
+bool translate_nop(Translation *t, const SoftOp *op);
 bool translate_lea(Translation *t, const SoftOp *op);
 bool translate_push(Translation *t, const SoftOp *op);    /* stack.c */
 bool translate_pop(Translation *t, const SoftOp *op);
 bool translate_leave(Translation *t, const SoftOp *op);
-bool translate_jmp(Translation *t, const SoftOp *op);     /* branch.c */
-bool translate_jcc(Translation *t, const SoftOp *op);
+bool translate_jmp(Translation *t, const SoftOp *op);     /* branch.c: direct and indirect */
 bool translate_call(Translation *t, const SoftOp *op);
-bool translate_jmp_indirect(Translation *t, const SoftOp *op);
-bool translate_call_indirect(Translation *t, const SoftOp *op);
+bool translate_jcc(Translation *t, const SoftOp *op);
+bool translate_jcxz(Translation *t, const SoftOp *op);
+bool translate_loop(Translation *t, const SoftOp *op);
 bool translate_ret(Translation *t, const SoftOp *op);
 bool translate_vector(Translation *t, const SoftOp *op);  /* vector.c */
