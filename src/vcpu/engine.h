@@ -60,6 +60,7 @@ typedef enum VcpuExit {
     VCPU_EXIT_KICK,         /* somebody called kick */
     VCPU_EXIT_TRIPLE_FAULT, /* shutdown state: the board resets or stops */
     VCPU_EXIT_ERROR,        /* *err says why; the guest cannot go on */
+    VCPU_EXIT_DEBUG,        /* a debugger's stop: debug_stop tells which */
 } VcpuExit;
 
 /*
@@ -83,6 +84,35 @@ static inline bool vcpu_tuning_any(const VcpuTuning *t)
     return t->interpreter || t->kick || t->tlb_one || t->no_coalescing || t->no_chains || t->flush_blocks ||
            t->block_ops;
 }
+
+/* What a debugger stops at, beside the guest's own debug registers. Addresses are linear. */
+typedef enum VcpuBreakKind {
+    VCPU_BREAK_SOFTWARE, /* before the instruction at the address; see VcpuEngine.debug_patches */
+    VCPU_BREAK_HARDWARE, /* the same, by a debug register where the engine needs one */
+    VCPU_BREAK_WRITE,    /* after a store to part of [address, address + length) */
+    VCPU_BREAK_READ,
+    VCPU_BREAK_ACCESS, /* either */
+} VcpuBreakKind;
+
+typedef struct VcpuBreakpoint {
+    uint64_t address, length; /* length 1 for the first two kinds */
+    VcpuBreakKind kind;
+} VcpuBreakpoint;
+
+#define VCPU_BREAKPOINTS_MAX 1024
+
+typedef struct VcpuDebug {
+    bool active; /* false: no debugger; the rest is not looked at */
+    bool step;   /* leave run after one instruction; interrupts wait meanwhile */
+    unsigned n;
+    const VcpuBreakpoint *breakpoints;
+} VcpuDebug;
+
+typedef struct VcpuDebugStop {
+    bool step;          /* nothing but the step is over */
+    VcpuBreakKind kind; /* unless step */
+    uint64_t address;   /* of the breakpoint, or within the watched range */
+} VcpuDebugStop;
 
 typedef struct VcpuVmConfig {
     unsigned n_vcpus;
@@ -160,6 +190,18 @@ typedef struct VcpuEngine {
     uint64_t (*tsc)(Vcpu *vcpu);
     /* Any thread, also while the vCPU runs. */
     void (*stats)(Vcpu *vcpu, VcpuStats *stats);
+
+    /*
+     * Takes a copy of @debug, in force until the next call; only while the vCPU is not inside run.
+     * The next run does not stop again at the breakpoint where the last one did.
+     */
+    bool (*debug)(Vcpu *vcpu, const VcpuDebug *debug, GError **err);
+    /* Why the last run returned VCPU_EXIT_DEBUG. */
+    VcpuDebugStop (*debug_stop)(Vcpu *vcpu);
+    bool debug_patches; /* VCPU_BREAK_SOFTWARE tells INT3s that the debugger wrote into memory */
+    /* What all kinds but VCPU_BREAK_SOFTWARE share: that many, aligned, of 1, 2, 4 or 8 bytes,
+     * and none of VCPU_BREAK_READ. 0: any number of any length and kind. */
+    unsigned debug_registers;
 
     /* Engines with an irqchip; NULL otherwise. */
     bool (*set_gsi)(VcpuVm *vm, unsigned gsi, bool level);

@@ -38,6 +38,11 @@ typedef struct KvmVcpu {
     pthread_t thread;
     bool running;
     VcpuStats stats;
+    struct kvm_guest_debug debug; /* as the kernel has it; what follows is its meaning */
+    VcpuBreakpoint *breakpoints;
+    unsigned n_breakpoints, n_debug_slots;
+    unsigned debug_slot[4]; /* of DR0-DR3: index of the breakpoint */
+    VcpuDebugStop debug_why;
 } KvmVcpu;
 
 static inline KvmVm *kvm_vm_of(Vcpu *vcpu)
@@ -68,6 +73,12 @@ bool kvm_set_ram(VcpuVm *vm, unsigned slot, const VcpuRamSlot *ram, GError **err
 bool kvm_dirty_log_start(VcpuVm *vm, unsigned slot, GError **err);
 bool kvm_dirty_log_read(VcpuVm *vm, unsigned slot, uint8_t *bitmap, size_t size, GError **err);
 bool kvm_dirty_log_stop(VcpuVm *vm, unsigned slot, GError **err);
+
+/* kvm-debug.c */
+bool kvm_debug(Vcpu *vcpu, const VcpuDebug *debug, GError **err);
+VcpuDebugStop kvm_debug_stop(Vcpu *vcpu);
+/* KVM_EXIT_DEBUG; as run_once returns. */
+bool kvm_exit_debug(KvmVcpu *kv, VcpuExit *result, GError **err);
 
 /* kvm-probe.c */
 bool kvm_probe(char **why);

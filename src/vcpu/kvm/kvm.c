@@ -86,6 +86,7 @@ static void kvm_vcpu_free(Vcpu *vcpu)
     if (kv->fd >= 0)
         close(kv->fd);
     pthread_mutex_destroy(&kv->thread_lock);
+    g_free(kv->breakpoints);
     g_free(kv);
 }
 
@@ -199,6 +200,8 @@ static bool run_once(KvmVcpu *kv, VcpuExit *result, GError **err)
     case KVM_EXIT_IRQ_WINDOW_OPEN:
         vcpu_count(&kv->stats.exits_interrupt, 1);
         return true;
+    case KVM_EXIT_DEBUG:
+        return kvm_exit_debug(kv, result, err);
     case KVM_EXIT_SHUTDOWN:
         *result = VCPU_EXIT_TRIPLE_FAULT;
         return false;
@@ -269,6 +272,10 @@ const VcpuEngine vcpu_engine_kvm = {
     .set_state = kvm_set_state,
     .tsc = kvm_tsc,
     .stats = kvm_stats,
+    .debug = kvm_debug,
+    .debug_stop = kvm_debug_stop,
+    .debug_patches = true,
+    .debug_registers = 4,
     .set_gsi = kvm_set_gsi,
     .send_msi = kvm_send_msi,
     .add_ioeventfd = kvm_add_ioeventfd,

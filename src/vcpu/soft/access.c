@@ -207,6 +207,17 @@ static void restart_if_own_code(SoftCpu *cpu, const Pieces *p)
     }
 }
 
+/* The operand of the instruction in execution; one that is watched is met in a block of its own. */
+static Pieces operand_pieces(SoftCpu *cpu, uint64_t linear, unsigned size, unsigned access)
+{
+    Pieces p = pieces(cpu, cpu->mmu, linear, size, access);
+    if (cpu->system->data_breakpoints && soft_debug_must_restart(cpu)) {
+        cpu->system->single_once = true;
+        longjmp(cpu->fault_jump, 2);
+    }
+    return p;
+}
+
 /* ---- what handlers call ---- */
 
 uint64_t soft_load_as(SoftCpu *cpu, unsigned mmu, uint64_t linear, unsigned size)
@@ -236,12 +247,15 @@ void soft_probe_as(SoftCpu *cpu, unsigned mmu, uint64_t linear, unsigned size, u
 
 uint64_t soft_load_slow(SoftCpu *cpu, uint64_t linear, unsigned size)
 {
-    return soft_load_as(cpu, cpu->mmu, linear, size);
+    Pieces p = operand_pieces(cpu, linear, size, SOFT_READ);
+    uint64_t v = 0;
+    load(cpu, &p, (uint8_t *)&v);
+    return v;
 }
 
 void soft_store_slow(SoftCpu *cpu, uint64_t linear, unsigned size, uint64_t value)
 {
-    Pieces p = pieces(cpu, cpu->mmu, linear, size, SOFT_WRITE);
+    Pieces p = operand_pieces(cpu, linear, size, SOFT_WRITE);
     restart_if_own_code(cpu, &p);
     store(cpu, &p, (const uint8_t *)&value);
 }
@@ -255,7 +269,7 @@ void soft_load_bytes(SoftCpu *cpu, uint64_t linear, void *to, unsigned size)
         memcpy(to, (const void *)(linear + e->addend), size);
         return;
     }
-    Pieces p = pieces(cpu, cpu->mmu, linear, size, SOFT_READ);
+    Pieces p = operand_pieces(cpu, linear, size, SOFT_READ);
     load(cpu, &p, to);
 }
 
@@ -268,7 +282,7 @@ void soft_store_bytes(SoftCpu *cpu, uint64_t linear, const void *from, unsigned 
         memcpy((void *)(linear + e->addend), from, size);
         return;
     }
-    Pieces p = pieces(cpu, cpu->mmu, linear, size, SOFT_WRITE);
+    Pieces p = operand_pieces(cpu, linear, size, SOFT_WRITE);
     restart_if_own_code(cpu, &p);
     store(cpu, &p, from);
 }
@@ -278,7 +292,7 @@ void soft_probe_store(SoftCpu *cpu, uint64_t linear, unsigned size)
     const SoftTlbEntry *e = soft_tlb_entry(cpu, linear);
     if (SOFT_TLB_HIT(e->write_tag, linear, size))
         return;
-    Pieces p = pieces(cpu, cpu->mmu, linear, size, SOFT_WRITE);
+    Pieces p = operand_pieces(cpu, linear, size, SOFT_WRITE);
     restart_if_own_code(cpu, &p); /* now: after the caller's next steps it is too late */
 }
 
@@ -312,8 +326,10 @@ void *soft_rmw_begin(SoftCpu *cpu, SoftRmw *rmw, uint64_t linear, unsigned size,
     if (SOFT_TLB_HIT(e->write_tag, linear, size))
         return (void *)(linear + e->addend);
 
+    if (cpu->system->debugger.data)
+        soft_debugger_access(cpu, linear, size, SOFT_READ);
     for (;;) {
-        Pieces p = pieces(cpu, cpu->mmu, linear, size, SOFT_WRITE);
+        Pieces p = operand_pieces(cpu, linear, size, SOFT_WRITE);
         if (direct(cpu, &p, linear))
             return p.t[0].page.host + (p.t[0].gpa & 0xfff);
         restart_if_own_code(cpu, &p);

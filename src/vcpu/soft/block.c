@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "vcpu/soft/integer.h"
+#include "vcpu/soft/vm.h"
 
 #define OPS_MAX 64
 #define HASH_BITS 13
@@ -85,7 +86,12 @@ static SoftBlock **hash_slot(SoftBlockCache *c, uint64_t gpa, uint64_t rip, uint
     return &c->hash[h >> (64 - HASH_BITS)];
 }
 
-static uint64_t code_linear(const SoftCpu *cpu, uint64_t rip)
+void soft_blocks_flush(SoftCpu *cpu)
+{
+    cache_flush(cpu, cpu->blocks);
+}
+
+uint64_t soft_code_linear(const SoftCpu *cpu, uint64_t rip)
 {
     if (cpu->mode & SOFT_MODE_CODE64)
         return rip;
@@ -111,6 +117,13 @@ static void op_leave(SoftCpu *cpu, const SoftOp *op)
     cpu->rip = op->imm;
 }
 
+/* Stands for an instruction at which the debugger stops. */
+static void op_breakpoint(SoftCpu *cpu, const SoftOp *op)
+{
+    cpu->rip = op->rip;
+    soft_debugger_break(cpu, soft_code_linear(cpu, op->rip));
+}
+
 /* Faults of fetching are those of the instruction at @rip. */
 static void fetch_begin(SoftCpu *cpu, uint64_t rip)
 {
@@ -127,7 +140,7 @@ static COLD bool second_page_same(SoftCpu *cpu, const SoftOp *op)
     uint64_t gpa, linear;
 
     fetch_begin(cpu, op->rip);
-    linear = (code_linear(cpu, op->rip) | 4095) + 1;
+    linear = (soft_code_linear(cpu, op->rip) | 4095) + 1;
     gpa = soft_fetch_translate(cpu, cpu->mode & SOFT_MODE_CODE64 ? linear : (uint32_t)linear, &host);
     if (gpa == b->second_gpa && soft_page_generation(soft_vm(cpu), gpa) == b->second_generation)
         return true;
@@ -201,7 +214,7 @@ static bool within_limit(const SoftCpu *cpu, uint64_t rip, unsigned length)
 /* The first instruction reaches into the next page. @host: its first byte, @room: bytes there. */
 static unsigned decode_straddling(SoftCpu *cpu, SoftBlock *b, const uint8_t *host, unsigned room)
 {
-    uint64_t linear = (code_linear(cpu, b->rip) | 4095) + 1;
+    uint64_t linear = (soft_code_linear(cpu, b->rip) | 4095) + 1;
     uint8_t bytes[15];
     const uint8_t *second;
     bool ends;
@@ -229,6 +242,13 @@ static unsigned decode_straddling(SoftCpu *cpu, SoftBlock *b, const uint8_t *hos
     return ends ? 2 : 3;
 }
 
+/* In SOFT_MODE_SINGLE the run loop looks by itself, before each instruction. */
+static bool breakpoint_at(const SoftCpu *cpu, uint64_t rip)
+{
+    return cpu->system->debugger.code && !(cpu->mode & SOFT_MODE_SINGLE) &&
+           soft_debugger_code_at(cpu, soft_code_linear(cpu, rip));
+}
+
 /* Decodes from @host to the end of the block; returns how many ops. */
 static unsigned decode_ops(SoftCpu *cpu, SoftBlock *b, const uint8_t *host)
 {
@@ -239,6 +259,14 @@ static unsigned decode_ops(SoftCpu *cpu, SoftBlock *b, const uint8_t *host)
     bool ends = false;
 
     while (n < max && !ends) {
+        if (UNLIKELY(breakpoint_at(cpu, rip))) {
+            if (n > 0)
+                break;
+            memset(&b->ops[0], 0, sizeof(b->ops[0]));
+            b->ops[0].handler = op_breakpoint;
+            b->ops[0].rip = rip;
+            return 1;
+        }
         length = soft_decode(cpu, cpu->mode, rip, host, room, &b->ops[n], &ends);
         if (length == 0) {
             if (n == 0)
@@ -303,7 +331,7 @@ static COLD const SoftOp *find(SoftCpu *cpu)
     fetch_begin(cpu, cpu->rip);
     if (cpu->mode & SOFT_MODE_CODE64 ? !canonical(cpu->rip) : !within_limit(cpu, cpu->rip, 1))
         soft_raise_error(cpu, EXC_GP, 0);
-    gpa = soft_fetch_translate(cpu, code_linear(cpu, cpu->rip), &host);
+    gpa = soft_fetch_translate(cpu, soft_code_linear(cpu, cpu->rip), &host);
     if (!host)
         return nowhere(cpu, c);
     b = block_lookup(cpu, c, gpa, cpu->rip);

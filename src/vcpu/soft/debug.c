@@ -39,7 +39,7 @@ void soft_debug_update(SoftCpu *cpu)
             data = true;
     }
     cpu->system->code_breakpoints = code;
-    cpu->system->data_breakpoints = data;
+    cpu->system->data_breakpoints = data || cpu->system->debugger.data;
     soft_tlb_flush(cpu, true); /* watched pages must not stay in the first level */
     soft_mode_update(cpu);
     soft_pend(cpu, SOFT_PENDING_LOOP);
@@ -53,7 +53,7 @@ bool soft_debug_page_watched(const SoftCpu *cpu, uint64_t linear)
         if (enabled(cpu, i) && (kind(cpu, i) == BREAK_WRITE || kind(cpu, i) == BREAK_ACCESS) &&
             covers(cpu, i, linear & ~(uint64_t)0xfff, 4096))
             return true;
-    return false;
+    return soft_debugger_page_watched(cpu, linear);
 }
 
 static void hit(SoftCpu *cpu, uint32_t dr6)
@@ -72,6 +72,13 @@ void soft_debug_access(SoftCpu *cpu, uint64_t linear, unsigned size, unsigned ac
             if (covers(cpu, i, linear, size))
                 hit(cpu, 1u << i);
     }
+    soft_debugger_access(cpu, linear, size, access);
+}
+
+bool soft_debug_must_restart(const SoftCpu *cpu)
+{
+    const SoftSystem *s = cpu->system;
+    return (s->debug_hits || s->debugger.hit) && !(cpu->mode & SOFT_MODE_SINGLE) && !s->delivering;
 }
 
 void soft_debug_port(SoftCpu *cpu, uint16_t port, unsigned size)

@@ -68,8 +68,10 @@ static void soft_vcpu_free(Vcpu *vcpu)
     soft_blocks_free(cpu);
     soft_vector_free(cpu);
     soft_mmu_free(cpu);
-    if (cpu->system)
+    if (cpu->system) {
         soft_sync_free(cpu);
+        soft_debugger_free(cpu);
+    }
     g_free(cpu->system);
     munmap(cpu, sizeof(*cpu));
 }
@@ -164,4 +166,6 @@ const VcpuEngine vcpu_engine_soft = {
     .set_state = soft_set_state,
     .tsc = soft_engine_tsc,
     .stats = soft_stats,
+    .debug = soft_debugger_set,
+    .debug_stop = soft_debugger_why,
 };

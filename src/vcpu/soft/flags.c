@@ -74,7 +74,10 @@ void soft_mode_update(SoftCpu *cpu)
     if (cpu->cpl == 3)
         mode |= SOFT_MODE_USER;
     if ((cpu->rflags & FLAG_TF) || cpu->shadow || cpu->system->code_breakpoints ||
-        cpu->system->single_once)
+        cpu->system->single_once || cpu->system->debugger.step)
+        mode |= SOFT_MODE_SINGLE;
+    /* Blocks hold breakpoints only where a linear address follows from RIP and the mode. */
+    if (cpu->system->debugger.code && !(mode & (SOFT_MODE_CODE64 | SOFT_MODE_FLAT)))
         mode |= SOFT_MODE_SINGLE;
     /* The run loop must see the change before the next instruction. */
     if ((mode & ~cpu->mode & SOFT_MODE_SINGLE) ||

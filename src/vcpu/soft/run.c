@@ -13,6 +13,7 @@ static void instruction_over(SoftCpu *cpu)
     cpu->shadow = false;
     cpu->system->single_once = false;
     cpu->system->debug_hits = 0;
+    cpu->system->debugger.hit = false;
 }
 
 static void take_fault(SoftCpu *cpu)
@@ -43,6 +44,9 @@ static void deliver_events(SoftCpu *cpu)
                              cpu->rip);
         return;
     }
+    /* A step ends at the next instruction, not in the handler of whatever was due. */
+    if (s->debugger.step && cpu->activity == VCPU_RUNNING)
+        return;
     if (s->nmi_waiting && !cpu->nmi_masked && !(cpu->shadow && s->shadow_ss)) {
         s->nmi_waiting = false;
         cpu->nmi_masked = true;
@@ -113,10 +117,7 @@ static void sleep_until_signalled(SoftCpu *cpu)
 /* A code breakpoint on the next instruction is a fault before it. True if one was delivered. */
 static bool code_breakpoint(SoftCpu *cpu)
 {
-    uint64_t linear = cpu->rip;
-    if (!(cpu->mode & SOFT_MODE_CODE64))
-        linear = (uint32_t)(linear + cpu->seg[SEG_CS].base);
-    uint32_t dr6 = soft_debug_code(cpu, linear);
+    uint32_t dr6 = soft_debug_code(cpu, soft_code_linear(cpu, cpu->rip));
     if (!dr6)
         return false;
     deliver_debug(cpu, dr6);
@@ -124,7 +125,7 @@ static bool code_breakpoint(SoftCpu *cpu)
 }
 
 /* One instruction in SOFT_MODE_SINGLE, else blocks until there is something to do. */
-static void step(SoftCpu *cpu)
+static void execute(SoftCpu *cpu)
 {
     SoftSystem *s = cpu->system;
     bool single = cpu->mode & SOFT_MODE_SINGLE, tf = cpu->rflags & FLAG_TF, shadow = cpu->shadow;
@@ -154,16 +155,33 @@ static void step(SoftCpu *cpu)
         deliver_debug(cpu, dr6);
 }
 
+static void step(SoftCpu *cpu)
+{
+    if (soft_debugger_before(cpu))
+        return;
+    execute(cpu);
+    soft_debugger_after(cpu);
+}
+
+/* Neither runs nor can be woken by an interrupt. */
+static bool waits_for_sipi(const SoftCpu *cpu)
+{
+    return cpu->activity == VCPU_WAIT_FOR_SIPI && !atomic_load(&cpu->pending);
+}
+
 static VcpuExit loop(SoftCpu *cpu)
 {
     SoftSystem *s = cpu->system;
     switch (setjmp(cpu->fault_jump)) {
     case 1:
         take_fault(cpu);
+        soft_debugger_after(cpu);
         break;
-    case 2: /* the instruction stores into its own block */
+    case 2: /* the instruction stores into its own block, or met a watchpoint */
         cpu->rip = cpu->op->rip;
         vcpu_count(&cpu->stats.exits_smc, 1);
+        s->debug_hits = 0;
+        s->debugger.hit = false;
         soft_mode_update(cpu);
         break;
     default:
@@ -172,12 +190,18 @@ static VcpuExit loop(SoftCpu *cpu)
     for (;;) {
         if (s->triple)
             return VCPU_EXIT_TRIPLE_FAULT;
+        if (s->debugger.stop) {
+            s->debugger.stop = false;
+            return VCPU_EXIT_DEBUG;
+        }
         if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) && take_pending(cpu))
             return VCPU_EXIT_KICK;
         if (cpu->activity != VCPU_WAIT_FOR_SIPI)
             deliver_events(cpu);
         if (cpu->activity == VCPU_RUNNING)
             step(cpu);
+        else if (s->debugger.step && waits_for_sipi(cpu))
+            soft_debugger_after(cpu);
         else if (!s->triple && !atomic_load(&cpu->pending) && !s->exception_pending)
             sleep_until_signalled(cpu);
     }

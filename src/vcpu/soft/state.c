@@ -132,6 +132,7 @@ static void apply(SoftCpu *cpu, const VcpuState *st)
     s->delivering = s->rip_is_next = s->triple = s->single_once = false;
     s->nmi_waiting = false;
     s->ext = s->debug_hits = 0;
+    s->debugger.hit = false;
     s->interrupt_waiting = true; /* whoever set the state may have set the APIC's too */
     soft_tlb_reset(cpu);
     soft_rflags_set(cpu, st->rflags);

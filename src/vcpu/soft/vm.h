@@ -99,6 +99,20 @@ typedef struct SoftSync {
     _Atomic uint32_t requested, served;
 } SoftSync;
 
+/* A debugger's share of a vCPU (debugger.c). */
+typedef struct SoftDebugger {
+    VcpuBreakpoint *list;
+    unsigned n;
+    bool step;    /* leave after one instruction */
+    bool code;    /* the list has code breakpoints: blocks are decoded with them */
+    bool data;    /* ... or watchpoints */
+    bool hit;     /* this instruction met a watchpoint */
+    bool stop;    /* run must return VCPU_EXIT_DEBUG, and @why says why */
+    bool stopped; /* it did so last time, at @stopped_at: not there again */
+    uint64_t stopped_at;
+    VcpuDebugStop why;
+} SoftDebugger;
+
 typedef struct SoftSystem {
     SoftMsrs msr;
     SoftSync sync;
@@ -106,7 +120,8 @@ typedef struct SoftSystem {
     bool interrupt_waiting; /* signalled while interrupts were off */
     bool nmi_waiting;       /* signalled while NMIs were masked */
     bool code_breakpoints;  /* DR7 enables an execution breakpoint */
-    bool data_breakpoints;  /* ... or one on data or ports */
+    bool data_breakpoints;  /* ... or one on data or ports, or the debugger watches something */
+    SoftDebugger debugger;
     bool single_once;       /* run one instruction, then drop this: it stores into its own code */
     bool no_step;           /* this instruction's single-step trap was lost (delivery, SYSCALL) */
     bool shadow_new;        /* this instruction began the interrupt shadow */
@@ -272,6 +287,28 @@ void soft_debug_access(SoftCpu *cpu, uint64_t linear, unsigned size, unsigned ac
 void soft_debug_port(SoftCpu *cpu, uint16_t port, unsigned size);
 /* DR6 bits of code breakpoints at the linear address @linear. */
 uint32_t soft_debug_code(const SoftCpu *cpu, uint64_t linear);
+/* This instruction met a data breakpoint outside SOFT_MODE_SINGLE: it must run again in a block of its
+ * own, so that the trap comes right after it. */
+bool soft_debug_must_restart(const SoftCpu *cpu);
+
+/* ---- a debugger outside the guest (debugger.c) --- */
+
+bool soft_debugger_set(Vcpu *vcpu, const VcpuDebug *debug, GError **err);
+VcpuDebugStop soft_debugger_why(Vcpu *vcpu);
+void soft_debugger_free(SoftCpu *cpu);
+/* Whether it has a code breakpoint at @linear. */
+bool soft_debugger_code_at(const SoftCpu *cpu, uint64_t linear);
+bool soft_debugger_page_watched(const SoftCpu *cpu, uint64_t linear);
+void soft_debugger_access(SoftCpu *cpu, uint64_t linear, unsigned size, unsigned access);
+/* Makes run return before the instruction at @linear. */
+void soft_debugger_break(SoftCpu *cpu, uint64_t linear);
+/* Before an instruction: true if it must not be executed. After one: notes what is to be reported. */
+bool soft_debugger_before(SoftCpu *cpu);
+void soft_debugger_after(SoftCpu *cpu);
+/* The linear address of the next instruction. */
+uint64_t soft_code_linear(const SoftCpu *cpu, uint64_t rip);
+/* Forgets all decoded code (block.c). */
+void soft_blocks_flush(SoftCpu *cpu);
 
 /* ---- segmentation (segment.c, far.c, task.c) --- */
 
