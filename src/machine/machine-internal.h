@@ -101,6 +101,7 @@ typedef struct MachineVcpu {
     bool parked;    /* outside run and will stay so while it should; Machine.vcpu_lock */
     bool stuck;     /* triple fault or error: runs again after a reset */
     unsigned holds; /* machine_with_vcpu */
+    bool held;      /* machine_hold_vcpu, or stopped for the debugger */
 } MachineVcpu;
 
 bool machine_vcpus_init(Machine *m, GError **err);
@@ -190,6 +191,8 @@ struct Machine {
     pthread_cond_t vcpu_resume, vcpu_parked;
     unsigned vcpu_paused; /* > 0: all must park */
     bool vcpu_quit;
+    MachineDebugHandler debug_handler; /* machine lock */
+    void *debug_opaque;
 
     MachineIrqChips irq;
     struct PciRoot *pci;

@@ -95,7 +95,17 @@ void machine_vcpus_free(Machine *m)
 
 static bool must_park(const MachineVcpu *v)
 {
-    return v->machine->vcpu_paused || v->holds || v->stuck;
+    return v->machine->vcpu_paused || v->holds || v->held || v->stuck;
+}
+
+static void debug_stop(void *opaque)
+{
+    MachineVcpu *v = opaque;
+    Machine *m = v->machine;
+    if (m->debug_handler)
+        m->debug_handler(m->debug_opaque, v->index);
+    else
+        machine_hold_vcpu(m, v->index, false); /* the debugger has left meanwhile */
 }
 
 static void run_once(MachineVcpu *v)
@@ -108,6 +118,10 @@ static void run_once(MachineVcpu *v)
     case VCPU_EXIT_TRIPLE_FAULT:
         v->stuck = true;
         machine_reset(m, MACHINE_CAUSE_GUEST_RESET);
+        break;
+    case VCPU_EXIT_DEBUG:
+        machine_hold_vcpu(m, v->index, true);
+        machine_defer(m, debug_stop, v);
         break;
     case VCPU_EXIT_ERROR: {
         v->stuck = true;
@@ -218,6 +232,30 @@ bool machine_vcpus_reset(Machine *m, GError **err)
         pthread_mutex_unlock(&m->vcpu_lock);
     }
     return true;
+}
+
+/* ---- for the debugger
+ * ------------------------------------------------------------------------------- */
+
+void machine_set_debug_handler(Machine *m, MachineDebugHandler handler, void *opaque)
+{
+    machine_lock(m);
+    m->debug_handler = handler;
+    m->debug_opaque = opaque;
+    machine_unlock(m);
+}
+
+void machine_hold_vcpu(Machine *m, unsigned index, bool hold)
+{
+    if (index >= m->n_vcpus)
+        return;
+    MachineVcpu *v = &m->vcpus[index];
+    pthread_mutex_lock(&m->vcpu_lock);
+    v->held = hold;
+    if (hold && !v->parked)
+        m->engine->kick(v->vcpu);
+    pthread_cond_broadcast(&m->vcpu_resume);
+    pthread_mutex_unlock(&m->vcpu_lock);
 }
 
 /* ---- for the monitor

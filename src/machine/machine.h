@@ -138,6 +138,15 @@ pid_t machine_vcpu_thread_id(const Machine *m, unsigned index);
 void machine_with_vcpu(Machine *m, unsigned index, void (*f)(Vcpu *vcpu, void *opaque),
                        void *opaque);
 
+/* ---- debugging
+ * ------------------------------------------------------------------------------- */
+
+/* A vCPU left run with VCPU_EXIT_DEBUG and is held. Main thread, machine lock held. */
+typedef void (*MachineDebugHandler)(void *opaque, unsigned vcpu);
+void machine_set_debug_handler(Machine *m, MachineDebugHandler handler, void *opaque);
+/* Keeps a vCPU outside run, whatever the status, until let go of. Does not wait for it. */
+void machine_hold_vcpu(Machine *m, unsigned index, bool hold);
+
 /* ---- lock, loop, clock
  * -------------------------------------------------------------------------------- */
 
