@@ -16,6 +16,7 @@
 #include "bin/vmm-options.h"
 #include "bin/vmm-sandbox.h"
 #include "machine/machine.h"
+#include "monitor/gdb/gdb.h"
 #include "monitor/monitor.h"
 
 #define EXIT_USAGE 2
@@ -84,9 +85,9 @@ static bool has_user_network(const MachineConfig *config)
 }
 
 /* From the built machine to its end; returns the exit status. */
-static int run(Machine *m, const VmmOptions *options, int signal_fd, Monitor *monitor, GError **err)
+static int run(Machine *m, const VmmOptions *options, int signal_fd, bool monitored, GError **err)
 {
-    Watch w = {.machine = m, .monitored = monitor != NULL};
+    Watch w = {.machine = m, .monitored = monitored};
     machine_add_event_handler(m, on_event, &w);
     GSource *signals = machine_watch_fd(m, signal_fd, G_IO_IN, signal_came, m);
     int status = EXIT_FAILURE;
@@ -101,7 +102,6 @@ static int run(Machine *m, const VmmOptions *options, int signal_fd, Monitor *mo
     g_source_destroy(signals);
     g_source_unref(signals);
     machine_remove_event_handler(m, on_event, &w);
-    monitor_free(monitor);
     return status;
 }
 
@@ -112,9 +112,16 @@ static int build_and_run(const VmmOptions *options, GError **err)
         return EXIT_FAILURE;
     Machine *m = machine_new(options->config, err);
     Monitor *monitor = NULL;
+    GdbServer *gdb = NULL;
     int status = EXIT_FAILURE;
-    if (m && (!options->qmp || (monitor = monitor_new(m, options->qmp, err))))
-        status = run(m, options, signal_fd, monitor, err);
+    if (options->gdb && gdb_where_is_remote(options->gdb))
+        log_warning("--gdb %s: whoever reaches this port owns the guest, and there is no password",
+                    options->gdb);
+    if (m && (!options->qmp || (monitor = monitor_new(m, options->qmp, err))) &&
+        (!options->gdb || (gdb = gdb_server_new(m, options->gdb, err))))
+        status = run(m, options, signal_fd, monitor || gdb, err);
+    gdb_server_free(gdb);
+    monitor_free(monitor);
     machine_free(m);
     if (pid_fd >= 0 && ftruncate(pid_fd, 0) < 0)
         log_warning("cannot empty the pidfile '%s'", options->pidfile);

@@ -266,6 +266,13 @@ static bool set_perf_map(VmmOptions *o, const char *name, const char *value, GEr
     return *value || bad_value(err, name, value, "a file that does not exist yet");
 }
 
+static bool set_gdb(VmmOptions *o, const char *name, const char *value, GError **err)
+{
+    replace(&o->gdb, value);
+    return g_str_has_prefix(value, "unix:") || g_str_has_prefix(value, "tcp:") ||
+           bad_value(err, name, value, "unix:PATH or tcp:ADDRESS:PORT");
+}
+
 static bool set_pidfile(VmmOptions *o, const char *name, const char *value, GError **err)
 {
     replace(&o->pidfile, value);
@@ -305,7 +312,7 @@ static const VmmOption options_table[] = {
     {"cmdline", "TEXT", "kernel command line", set_cmdline},
     {"rtc-offset", "SECONDS", "guest's clock minus host's UTC", set_rtc_offset},
     {"no-hpet", NULL, "leave out the HPET", set_no_hpet},
-    {"paused", NULL, "do not start the vCPUs before QMP's cont", set_paused},
+    {"paused", NULL, "do not start the vCPUs before QMP's cont or GDB's continue", set_paused},
     {"no-reboot", NULL, "a guest's reset ends the machine", set_no_reboot},
     {"drive", "FORMAT,id=ID,file=FILE[,readonly=on][,cache=..][,discard=..]", "a disk image",
      add_drive},
@@ -316,6 +323,7 @@ static const VmmOption options_table[] = {
     {"perf-map", "FILE", "write a map of translated code for perf(1) there; %p is the process's number",
      set_perf_map},
     {"cpu-debug", "LIST", "run Lodge's own CPU in a way that shows its faults", set_cpu_debug},
+    {"gdb", "unix:PATH|tcp:ADDRESS:PORT", "let GDB debug the guest through this socket", set_gdb},
     {"pidfile", "FILE", "write the process's number there and keep the file locked", set_pidfile},
     {"sandbox", "on|off", "confine the process once the machine is built; on if absent",
      set_sandbox},
@@ -388,6 +396,7 @@ void vmm_options_free(VmmOptions *o)
         return;
     machine_config_free(o->config);
     g_free(o->qmp);
+    g_free(o->gdb);
     g_free(o->pidfile);
     g_free(o);
 }

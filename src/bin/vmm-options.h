@@ -7,6 +7,7 @@
 typedef struct VmmOptions {
     MachineConfig *config;
     char *qmp;     /* "unix:PATH" or "fd:N"; NULL: none */
+    char *gdb;     /* "unix:PATH" or "tcp:ADDRESS:PORT"; NULL: none */
     char *pidfile; /* NULL: none */
     bool verbose, sandbox;
     bool help, version; /* print it and leave; the rest may be incomplete */

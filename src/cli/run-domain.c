@@ -39,7 +39,7 @@ void run_options_free(RunOptions *o)
         return;
     char *strings[] = {o->file,   o->name, o->uuid, o->kernel,  o->initrd, o->cmdline,
                        o->engine, o->net,  o->mac,  o->console, o->qmp,
-                       o->perf_map};
+                       o->perf_map, o->gdb};
     for (unsigned i = 0; i < G_N_ELEMENTS(strings); i++)
         g_free(strings[i]);
     g_ptr_array_unref(o->disks);

@@ -12,11 +12,11 @@ typedef struct RunDisk {
 typedef struct RunOptions {
     char *file; /* the document; NULL: none */
     char *name, *uuid, *kernel, *initrd, *cmdline, *engine, *net, *mac, *console, *qmp,
-        *perf_map;
+        *perf_map, *gdb;
     uint64_t memory_kib; /* 0: not given */
     unsigned n_vcpus;    /* 0: not given */
     GPtrArray *disks;    /* of RunDisk */
-    bool dry_run, verbose, test_devices;
+    bool paused, dry_run, verbose, test_devices;
 } RunOptions;
 
 RunOptions *run_options_new(void);

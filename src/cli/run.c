@@ -119,6 +119,27 @@ static bool set_perf_map(void *state, const char *value, GError **err)
     return set_path(&((RunOptions *)state)->perf_map, value, err);
 }
 
+static bool set_gdb(void *state, const char *value, GError **err)
+{
+    RunOptions *o = state;
+    if (g_str_has_prefix(value, "unix:") && value[strlen("unix:")]) {
+        g_autofree char *path = g_canonicalize_filename(value + strlen("unix:"), NULL);
+        g_free(o->gdb);
+        o->gdb = g_strconcat("unix:", path, NULL);
+        return true;
+    }
+    if (g_str_has_prefix(value, "tcp:"))
+        return set_string(&o->gdb, value);
+    return lodge_fail(err, LODGE_ERROR_INVALID,
+                      "'%s' is neither unix:PATH nor tcp:ADDRESS:PORT (such as tcp:127.0.0.1:1234)",
+                      value);
+}
+
+static bool set_paused(void *state, const char *value, GError **err)
+{
+    return ((RunOptions *)state)->paused = true;
+}
+
 static bool set_name(void *state, const char *value, GError **err)
 {
     return domain_check_name(value, err) && set_string(&((RunOptions *)state)->name, value);
@@ -173,6 +194,10 @@ const CliOption cli_run_options[] = {
     {"perf-map", "FILE", CLI_VALUE_FILE,
      "write a map of the software CPU's translated code for perf(1) there; %p is the process's number",
      set_perf_map},
+    {"gdb", "unix:PATH|tcp:ADDRESS:PORT", CLI_VALUE_ANY,
+     "let GDB debug the guest through this socket; whoever reaches it owns the guest", set_gdb},
+    {"paused", NULL, CLI_VALUE_ANY,
+     "do not start the vCPUs before GDB's continue or QMP's cont", set_paused},
     {"name", "NAME", CLI_VALUE_ANY, "the guest's name", set_name},
     {"uuid", "UUID", CLI_VALUE_ANY, "the guest's UUID", set_uuid},
     {"test-devices", NULL, CLI_VALUE_ANY,
@@ -303,7 +328,8 @@ static int run_options(const RunOptions *options, GError **err)
     }
     g_autofree char *qmp = options->qmp ? g_strconcat("unix:", options->qmp, NULL) : NULL;
     /* The guest process says in its one line of --verbose which engine it took and why. */
-    LaunchOptions launch = {.qmp = qmp, .perf_map = options->perf_map, .terminal_console = true,
+    LaunchOptions launch = {.qmp = qmp, .perf_map = options->perf_map, .gdb = options->gdb,
+                            .paused = options->paused, .terminal_console = true,
                             .verbose = true, .test_devices = options->test_devices};
     g_autoptr(LaunchPlan) plan = launch_plan_new(domain, &launch, err);
     if (!plan)

@@ -150,6 +150,8 @@ LaunchPlan *launch_plan_new(const Domain *domain, const LaunchOptions *options, 
         plan_option(&plan, "--qmp", options->qmp);
     if (options->perf_map)
         plan_option(&plan, "--perf-map", options->perf_map);
+    if (options->gdb)
+        plan_option(&plan, "--gdb", options->gdb);
     if (options->paused)
         plan_option(&plan, "--paused", NULL);
     if (options->verbose)

@@ -10,6 +10,7 @@
 
 typedef struct LaunchOptions {
     const char *qmp;       /* "unix:PATH" or "fd:N"; NULL: no monitor */
+    const char *gdb;       /* "unix:PATH" or "tcp:ADDRESS:PORT"; NULL: none */
     bool terminal_console; /* the first pty serial or console is this process's standard
                               input/output */
     const char *perf_map; /* FILE of lodge-vmm's --perf-map; NULL: none */

@@ -5,11 +5,10 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "monitor/listen.h"
 #include "monitor/qmp-session.h"
 
 #define OUTPUT_MAX  (4 * 1024 * 1024) /* a client that does not read is left */
@@ -151,42 +150,12 @@ static void on_event(void *opaque, const MachineEvent *event)
 
 /* ---- where clients come from ---- */
 
-/* A socket file that nobody serves any more is in the way of bind(). */
-static void remove_stale(const struct sockaddr_un *address)
-{
-    struct stat st;
-    if (lstat(address->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
-        return;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return;
-    if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 &&
-        errno == ECONNREFUSED)
-        unlink(address->sun_path);
-    close(fd);
-}
-
 static bool listen_at(Monitor *mon, const char *path, GError **err)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (!*path || strlen(path) >= sizeof(address.sun_path))
-        return lodge_fail(err, LODGE_ERROR_LIMIT, "QMP: a socket's path has 1 to %zu bytes: '%s'",
-                          sizeof(address.sun_path) - 1, path);
-    strcpy(address.sun_path, path);
-    remove_stale(&address);
-    mon->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    mon->listen_fd = listen_unix("QMP", path, err);
     if (mon->listen_fd < 0)
-        return lodge_fail_errno(err, errno, "QMP: no socket");
-    /* Who may connect may do anything to the machine: the owner only. */
-    mode_t before = umask(0077);
-    int result = bind(mon->listen_fd, (const struct sockaddr *)&address, sizeof(address));
-    int bind_errno = errno;
-    umask(before);
-    if (result < 0)
-        return lodge_fail_errno(err, bind_errno, "QMP: cannot make the socket '%s'", path);
+        return false;
     mon->path = g_strdup(path);
-    if (listen(mon->listen_fd, 4) < 0)
-        return lodge_fail_errno(err, errno, "QMP: cannot listen on '%s'", path);
     return true;
 }
 
