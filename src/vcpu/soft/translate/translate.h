@@ -111,6 +111,9 @@ struct TranslateStub {
 struct Translation {
     SoftCpu *cpu;
     CodeCache *cache;
+    CodePage *page;        /* where the block lies */
+    CodePage *second;      /* where its only op ends, if that is another page */
+    bool falls_through;    /* after the last op */
     Emit e;
     uint32_t key;          /* cache.h: mode and what else the code depends on */
     uint64_t rip;          /* of the block */

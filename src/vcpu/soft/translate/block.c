@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Translates one block: decodes to the first instruction after which control cannot fall through,
+ * finds out which flags are needed where, emits each op, then the stubs.
+ */
+#include "vcpu/soft/translate/cache.h"
+
+/* More than the longest block takes, code and records: then there is no need to look at each byte. */
+#define ROOM_MIN (128u << 10)
+
+TranslateStub *translate_stub(Translation *t, uint8_t *from,
+                              void (*emit)(Translation *t, const TranslateStub *stub))
+{
+    g_assert(t->n_stubs < TRANSLATE_STUBS_MAX);
+    TranslateStub *stub = &t->stub[t->n_stubs++];
+    *stub = (TranslateStub){.emit = emit, .from = from, .op = &t->op[t->i], .flags_at = t->flags_at};
+    return stub;
+}
+
+/* ---- decoding ---- */
+
+/* The op that reaches into the next page; its bytes from both. May fault. */
+static bool decode_straddling(SoftCpu *cpu, Translation *t, const uint8_t *host, unsigned room)
+{
+    uint8_t bytes[15];
+    const uint8_t *second;
+    uint64_t va = t->page->va + 4096;
+    bool ends;
+
+    memcpy(bytes, host, room);
+    cpu->code->fetch.rip = t->rip;
+    cpu->op = &cpu->code->fetch;
+    uint64_t gpa = soft_fetch_translate(cpu, va, &second);
+    if (second)
+        memcpy(bytes + room, second, sizeof(bytes) - room);
+    else
+        memset(bytes + room, 0xff, sizeof(bytes) - room);
+    uint32_t flushes = t->cache->flushes;
+    t->second = code_page_get(cpu, va, gpa & ~(uint64_t)4095, t->key);
+    soft_decode(cpu, cpu->mode, t->rip, bytes, sizeof(bytes), &t->op[0], &ends);
+    t->n = 1;
+    t->falls_through = !ends;
+    return t->cache->flushes == flushes;
+}
+
+/* False: the cache was flushed meanwhile. */
+static bool decode(SoftCpu *cpu, Translation *t, const uint8_t *host)
+{
+    unsigned room = 4096 - (unsigned)(t->rip & 4095), max = MIN(t->cache->ops_max, TRANSLATE_OPS_MAX);
+    uint64_t rip = t->rip;
+    bool ends = false;
+
+    t->n = 0;
+    t->second = NULL;
+    t->falls_through = true;
+    while (t->n < max && !ends) {
+        unsigned length = soft_decode(cpu, cpu->mode, rip, host, room, &t->op[t->n], &ends);
+        if (!length) {
+            if (t->n == 0)
+                return decode_straddling(cpu, t, host, room);
+            return true;
+        }
+        t->n++;
+        rip += length;
+        host += length;
+        room -= length;
+        t->falls_through = !ends;
+        if (!room || (!ends && code_block_find(t->cache, t->page, rip)))
+            break;
+    }
+    return true;
+}
+
+/* ---- flags ---- */
+
+static bool conditional_exit(const TranslateInfo *info)
+{
+    return info->opcode && (info->opcode->flags & OPC_BRANCH);
+}
+
+static void liveness(Translation *t)
+{
+    t->live[t->n] = TF_ALL;
+    for (unsigned i = t->n; i-- > 0;) {
+        const TranslateInfo *info = &t->info[i] ;
+        uint8_t after = conditional_exit(info) ? TF_ALL : t->live[i + 1];
+        t->live[i] = (uint8_t)((after & ~info->kills) | info->reads);
+    }
+}
+
+static bool clobbers(const SoftOp *op, const TranslateInfo *info)
+{
+    return !info->emit || !info->opcode || (op->flags & SOFT_OP_MEM) ||
+           (info->opcode->flags & (OPC_STACK | OPC_STRING));
+}
+
+/* Where the block wants the flags at its start: where its first op that cares does. */
+static unsigned flags_wanted(const Translation *t)
+{
+    for (unsigned i = 0; i < t->n && t->live[i]; i++) {
+        const TranslateInfo *info = &t->info[i];
+        if (clobbers(&t->op[i], info))
+            return FLAGS_SAVED;
+        if (info->reads || (info->touches & ~info->kills & t->live[i + 1]))
+            return FLAGS_HOST;
+    }
+    return FLAGS_HOST;
+}
+
+/* ---- emission ---- */
+
+static void helper_emit(Translation *t, const SoftOp *op)
+{
+    Emit *e = &t->e;
+    CodeCache *c = t->cache;
+    SoftOp *copy = code_record(c, 2 * sizeof(*copy));
+    CodeSite *site = code_record(c, sizeof(*site));
+    bool last = t->i + 1 == t->n && !t->falls_through;
+
+    translate_flags_clobber(t);
+    copy[0] = *op;
+    copy[1] = (SoftOp){.handler = soft_op_stop, .rip = translate_next_rip(op)};
+    *site = (CodeSite){.rip = op->rip, .key = t->key, .length = op->length, .op = copy};
+    emit_store32_imm(e, GS_FIELD(site), code_offset(c, (uint8_t *)site));
+    emit_jmp_to(e, c->rw + c->thunk.helper);
+    site->resume = last ? 0 : code_offset(c, e->at);
+    t->flags_at = FLAGS_SAVED;
+    t->vectors_checked = false;
+    t->ended = last;
+}
+
+/* Where indirect jumps arrive: TEMP0 is the target, flags are saved. */
+static void prologue_emit(Translation *t, CodeBlock *b)
+{
+    Emit *e = &t->e;
+    CodeCache *c = t->cache;
+    const CodePage *p = t->page;
+
+    b->entry = code_offset(c, e->at);
+    emit_constant(e, TEMP1, t->rip);
+    emit_alu(e, ALU_CMP, TEMP0, emit_reg(TEMP1));
+    emit_jcc_to(e, 5, c->rw + c->thunk.miss);
+    emit_alu32_imm(e, ALU_CMP, emit_gs(soft_fetch_id_offset(p->va, p->key & SOFT_MODE_USER)),
+                   (int32_t)p->id);
+    emit_jcc_to(e, 5, c->rw + c->thunk.miss);
+    emit_alu32_imm(e, ALU_CMP, GS_FIELD(pending), 0);
+    emit_jcc_to(e, 5, c->rw + c->thunk.miss);
+    if (t->live[0] && b->flags_at == FLAGS_HOST)
+        code_flags_restore(e);
+    b->main = code_offset(c, e->at);
+}
+
+/* The second page of a straddling instruction is what it was, or the dispatcher looks. */
+static void second_page_stub(Translation *t, const TranslateStub *stub)
+{
+    emit_constant(&t->e, TEMP0, stub->op->rip);
+    emit_jmp_to(&t->e, t->cache->rw + t->cache->thunk.second);
+}
+
+static void second_page_emit(Translation *t)
+{
+    if (!t->second)
+        return;
+    translate_flags_clobber(t);
+    emit_alu32_imm(&t->e, ALU_CMP,
+                   emit_gs(soft_fetch_id_offset(t->second->va, t->key & SOFT_MODE_USER)),
+                   (int32_t)t->second->id);
+    translate_stub(t, emit_jcc(&t->e, 5), second_page_stub);
+}
+
+static void ops_emit(Translation *t)
+{
+    for (t->i = 0; t->i < t->n && !t->ended; t->i++) {
+        const SoftOp *op = &t->op[t->i];
+        const TranslateInfo *info = &t->info[t->i];
+        if (!info->emit || !info->emit(t, op))
+            helper_emit(t, op);
+    }
+    if (!t->ended) {
+        t->i = t->n - 1;
+        translate_exit(t, translate_next_rip(&t->op[t->i]), t->key);
+    }
+}
+
+static void stubs_emit(Translation *t)
+{
+    for (unsigned i = 0; i < t->n_stubs; i++) {
+        const TranslateStub *stub = &t->stub[i];
+        emit_patch(stub->from, t->e.at);
+        stub->emit(t, stub);
+    }
+}
+
+CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
+{
+    CodeCache *c = cpu->code;
+    Translation *t = c->translation;
+
+    if (code_room(c) < ROOM_MIN || (c->flush_every && c->n_blocks % c->flush_every == c->flush_every - 1)) {
+        c->n_blocks++;
+        code_cache_flush(cpu);
+        return NULL;
+    }
+    t->cpu = cpu;
+    t->cache = c;
+    t->page = page;
+    t->key = page->key;
+    t->rip = cpu->rip;
+    t->n_stubs = 0;
+    t->vectors_checked = t->ended = false;
+    if (!decode(cpu, t, host))
+        return NULL;
+    for (unsigned i = 0; i < t->n; i++)
+        t->info[i] = translate_info(&t->op[i], t->key);
+    liveness(t);
+
+    CodeBlock *b = code_record(c, sizeof(*b));
+    *b = (CodeBlock){.page = page, .rip = t->rip, .live = t->live[0], .n_ops = (uint16_t)t->n};
+    b->flags_at = t->second ? FLAGS_SAVED : (uint8_t)flags_wanted(t);
+    t->flags_at = b->flags_at;
+    t->e = (Emit){c->rw + ((c->used + 15) & ~15u), c->rw + c->records};
+    t->i = 0;
+    prologue_emit(t, b);
+    second_page_emit(t);
+    ops_emit(t);
+    stubs_emit(t);
+    uint32_t used = code_offset(c, t->e.at);
+    c->host_bytes += used - c->used;
+    c->guest_bytes += t->op[t->n - 1].rip + t->op[t->n - 1].length - t->rip;
+    c->used = used;
+    code_block_add(c, b);
+    return b;
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The code cache of a vCPU: an arena mapped twice, writable and executable, never both at one address;
+ * pages and blocks of code, found by hash. When the arena is full everything is forgotten at once,
+ * which takes microseconds; what is needed comes back as it is executed.
+ */
+#include "vcpu/soft/translate/cache.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+#define ARENA_MIN (1u << 20)
+#define ARENA_MAX (1u << 30)
+#define PAGE_HASH 4096u
+
+static unsigned page_hash(uint64_t va, uint32_t key)
+{
+    return (unsigned)((va >> 12) ^ (va >> 24) ^ key) % PAGE_HASH;
+}
+
+static CodeBlock **block_slot(CodeCache *c, const CodePage *page, uint64_t rip)
+{
+    uint64_t h = ((uint64_t)page->id << 12 | (rip & 4095)) * 0x9e3779b97f4a7c15u;
+    return &c->blocks[h >> (64 - CODE_HASH_BITS)];
+}
+
+void *code_record(CodeCache *c, size_t size)
+{
+    size = (size + 7) & ~(size_t)7;
+    if (code_room(c) < size)
+        return NULL;
+    c->records -= (uint32_t)size;
+    return c->rw + c->records;
+}
+
+/* ---- forgetting ---- */
+
+static void fetch_ids_clear(SoftCpu *cpu)
+{
+    memset(cpu->fetch_ids, 0, sizeof(cpu->fetch_ids));
+}
+
+void code_cache_flush(SoftCpu *cpu)
+{
+    CodeCache *c = cpu->code;
+    memset(c->pages, 0, sizeof(c->pages));
+    memset(c->blocks, 0, sizeof(c->blocks));
+    memset(c->front, 0, sizeof(c->front));
+    for (unsigned i = 0; i < SOFT_JUMPS; i++)
+        cpu->jump[i] = code_rx(c, c->thunk.miss);
+    fetch_ids_clear(cpu);
+    c->used = c->start;
+    c->records = c->size;
+    c->first_id = c->next_id;
+    c->flushes++;
+    /* New code will come where old was executed: a serializing instruction (SDM vol. 3 9.1.3). */
+    unsigned a, b, x, d;
+    __cpuid(0, a, b, x, d);
+}
+
+void code_pages_check(SoftCpu *cpu)
+{
+    CodeCache *c = cpu->code;
+    uint32_t epoch = atomic_load_explicit(&soft_code_epoch, memory_order_acquire);
+    if (epoch == c->code_epoch)
+        return;
+    c->code_epoch = epoch;
+    for (unsigned user = 0; user < 2; user++)
+        for (unsigned slot = 0; slot < SOFT_FETCH_IDS; slot++) {
+            uint32_t id = cpu->fetch_ids[user][slot];
+            if (!id)
+                continue;
+            const CodePage *p = c->by_id[id - c->first_id];
+            if (p->generation != soft_page_generation(soft_vm(cpu), p->gpa))
+                cpu->fetch_ids[user][slot] = 0;
+        }
+}
+
+/* ---- pages ---- */
+
+static CodePage *page_new(SoftCpu *cpu, CodePage **slot, uint64_t va, uint64_t gpa, uint32_t key)
+{
+    CodeCache *c = cpu->code;
+    CodePage *p = c->next_id - c->first_id < c->ids_max ? code_record(c, sizeof(*p)) : NULL;
+    if (!p) {
+        code_cache_flush(cpu);
+        p = code_record(c, sizeof(*p));
+    }
+    *p = (CodePage){.next = *slot, .va = va, .gpa = gpa, .key = key, .id = c->next_id++};
+    p->generation = soft_page_protect(cpu, gpa);
+    c->by_id[p->id - c->first_id] = p;
+    *slot = p;
+    return p;
+}
+
+CodePage *code_page_get(SoftCpu *cpu, uint64_t va, uint64_t gpa, uint32_t key)
+{
+    CodeCache *c = cpu->code;
+    CodePage **slot = &c->pages[page_hash(va, key)], *p;
+    for (CodePage **at = slot; (p = *at);) {
+        if (p->va == va && p->gpa == gpa && p->key == key) {
+            if (p->generation == soft_page_generation(soft_vm(cpu), gpa))
+                break;
+            *at = p->next; /* written since: nothing leads to its blocks any more */
+            continue;
+        }
+        at = &p->next;
+    }
+    if (!p)
+        p = page_new(cpu, slot, va, gpa, key);
+    soft_fetch_id_set(cpu, va, (key & SOFT_MODE_USER) != 0, p->id);
+    return p;
+}
+
+/* ---- blocks ---- */
+
+CodeBlock *code_block_find(CodeCache *c, const CodePage *page, uint64_t rip)
+{
+    for (CodeBlock *b = *block_slot(c, page, rip); b; b = b->next)
+        if (b->rip == rip && b->page == page)
+            return b;
+    return NULL;
+}
+
+void code_block_add(CodeCache *c, CodeBlock *b)
+{
+    CodeBlock **slot = block_slot(c, b->page, b->rip);
+    b->next = *slot;
+    *slot = b;
+    c->n_blocks++;
+}
+
+/* ---- lifetime ---- */
+
+static bool arena_map(CodeCache *c, GError **err)
+{
+    int fd = memfd_create("lodge-code", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, c->size) < 0) {
+        int e = errno;
+        if (fd >= 0)
+            close(fd);
+        return lodge_fail_errno(err, e, "cannot make a code cache of %u bytes", c->size);
+    }
+    c->rw = mmap(NULL, c->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    c->rx = mmap(NULL, c->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    int e = errno;
+    close(fd);
+    if (c->rw == MAP_FAILED || c->rx == MAP_FAILED)
+        return lodge_fail_errno(err, e, "cannot map a code cache of %u bytes", c->size);
+    return true;
+}
+
+bool code_cache_init(SoftCpu *cpu, uint64_t size, GError **err)
+{
+    CodeCache *c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (c == MAP_FAILED)
+        return lodge_fail_errno(err, ENOMEM, "no memory for a code cache's index");
+    cpu->code = c;
+    c->rw = MAP_FAILED;
+    c->rx = MAP_FAILED;
+    c->size = (uint32_t)CLAMP(size, ARENA_MIN, ARENA_MAX) & ~4095u;
+    c->ids_max = c->size / 2048;
+    c->by_id = g_try_new0(CodePage *, c->ids_max);
+    c->translation = g_try_new0(Translation, 1);
+    if (!c->by_id || !c->translation)
+        return lodge_fail_errno(err, ENOMEM, "no memory for a code cache's index");
+    if (!arena_map(c, err))
+        return false;
+    c->next_id = 1;
+    c->fetch.seg = SEG_CS;
+    cpu->self = cpu;
+    code_thunks_emit(cpu);
+    code_cache_flush(cpu);
+    return true;
+}
+
+void code_cache_free(SoftCpu *cpu)
+{
+    CodeCache *c = cpu->code;
+    if (!c)
+        return;
+    if (c->rw != MAP_FAILED)
+        munmap(c->rw, c->size);
+    if (c->rx != MAP_FAILED)
+        munmap((void *)(uintptr_t)c->rx, c->size);
+    g_free(c->by_id);
+    g_free(c->translation);
+    munmap(c, sizeof(*c));
+    cpu->code = NULL;
+}

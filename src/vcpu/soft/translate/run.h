@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The translator, as the rest of the software CPU sees it. */
+#pragma once
+
+#include "vcpu/soft/cpu.h"
+
+/* Whether the code at cpu->rip may be translated: 64-bit mode, no single steps, no code breakpoints. */
+bool soft_translate_possible(const SoftCpu *cpu);
+/* As soft_blocks_run: at least one instruction, until something is pending. May raise faults. */
+void soft_translate_run(SoftCpu *cpu);
+
+/* A code cache of @size bytes. NULL cpu->code: the interpreter only. */
+bool code_cache_init(SoftCpu *cpu, uint64_t size, GError **err);
+void code_cache_free(SoftCpu *cpu);
