@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "vcpu/soft/integer.h"
+#include "vcpu/soft/translate/run.h"
 #include "vcpu/soft/vm.h"
 
 #define OPS_MAX 64
@@ -347,7 +348,7 @@ static COLD const SoftOp *find(SoftCpu *cpu)
 static bool must_leave(const SoftCpu *cpu)
 {
     return !SOFT_CHAIN || atomic_load_explicit(&cpu->pending, memory_order_relaxed) ||
-           (cpu->mode & SOFT_MODE_SINGLE);
+           (cpu->mode & SOFT_MODE_SINGLE) || ((cpu->mode & SOFT_MODE_CODE64) && cpu->code);
 }
 
 void soft_branch_slow(SoftCpu *cpu, const SoftOp *op)
@@ -385,6 +386,10 @@ void soft_blocks_run(SoftCpu *cpu)
     const SoftJump *j;
     bool single;
 
+    if (soft_translate_possible(cpu)) {
+        soft_translate_run(cpu);
+        return;
+    }
     do {
         epoch_update(cpu, c);
         single = cpu->mode & SOFT_MODE_SINGLE;
@@ -394,7 +399,8 @@ void soft_blocks_run(SoftCpu *cpu)
         else
             first = find(cpu);
         first->handler(cpu, first);
-    } while (!single && !atomic_load_explicit(&cpu->pending, memory_order_relaxed));
+    } while (!single && !atomic_load_explicit(&cpu->pending, memory_order_relaxed) &&
+             !soft_translate_possible(cpu));
 }
 
 /* ---- lifetime ---- */

@@ -155,6 +155,9 @@ typedef struct SoftTlbEntry {
 
 enum { SOFT_READ = 0, SOFT_WRITE = 1, SOFT_EXECUTE = 2 };
 
+#define SOFT_FETCH_IDS 1024u
+#define SOFT_JUMPS     4096u
+
 /* ---- the CPU --------------------------------------------------------------------------------- */
 
 enum { /* SoftCpu.pending */
@@ -226,6 +229,23 @@ struct SoftCpu {
     uint8_t fault_vector;
     bool fault_has_error;
     uint32_t fault_error;
+
+    /*
+     * What translated code reaches through GS (translate/translate.h).
+     * fetch_ids: of the code page mapped at each slot of linear pages, [1] for user code; 0: unknown.
+     */
+    SoftCpu *self;
+    uint64_t host_rsp;      /* the host's stack while translated code runs */
+    uint64_t enter_target;  /* where a thunk goes */
+    uint64_t scratch_rax, scratch_temp;
+    uint32_t code_exit;     /* the exit that was taken, or 0 */
+    uint32_t site;          /* the memory access or helper op in progress */
+    uint32_t host_mxcsr;
+    bool vectors_live;      /* the guest's vector registers and MXCSR are in the host's */
+    bool second_missing;    /* the instruction at rip: its second page must be looked up */
+    uint32_t fetch_ids[2][SOFT_FETCH_IDS];
+    const uint8_t *jump[SOFT_JUMPS]; /* by the target's low bits: a block's entry */
+    struct CodeCache *code; /* translate/cache.h; NULL: the interpreter only */
 
     SoftTlbEntry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
 
@@ -326,6 +346,18 @@ void soft_tlb_flush_page(SoftCpu *cpu, uint64_t linear);
  * returns the guest physical address; *host is its host address, or NULL for code outside RAM.
  */
 uint64_t soft_fetch_translate(SoftCpu *cpu, uint64_t linear, const uint8_t **host);
+
+/* The slot of fetch_ids for the page of @linear, and its place in SoftCpu. */
+static inline unsigned soft_fetch_slot(uint64_t linear)
+{
+    return (linear >> 12) % SOFT_FETCH_IDS;
+}
+static inline size_t soft_fetch_id_offset(uint64_t linear, bool user)
+{
+    return offsetof(SoftCpu, fetch_ids) + (user * SOFT_FETCH_IDS + soft_fetch_slot(linear)) * sizeof(uint32_t);
+}
+/* Code page @id is what soft_fetch_translate just found at @linear, until a TLB flush says otherwise. */
+void soft_fetch_id_set(SoftCpu *cpu, uint64_t linear, bool user, uint32_t id);
 
 /*
  * Decoded code of the 4 KiB page at @gpa is about to be cached: takes the page out of every vCPU's

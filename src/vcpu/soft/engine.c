@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "vcpu/soft/perf-map.h"
+#include "vcpu/soft/translate/run.h"
 #include "vcpu/soft/vm.h"
 
 static bool soft_probe(char **why)
@@ -66,6 +67,7 @@ static void soft_vcpu_free(Vcpu *vcpu)
     if (vm->cpus[vcpu->index] == cpu)
         vm->cpus[vcpu->index] = NULL;
     soft_blocks_free(cpu);
+    code_cache_free(cpu);
     soft_vector_free(cpu);
     soft_mmu_free(cpu);
     if (cpu->system) {
@@ -82,6 +84,10 @@ static bool vcpu_init(SoftCpu *cpu, GError **err)
     if (!soft_sync_init(cpu))
         return lodge_fail(err, LODGE_ERROR_INTERNAL, "cannot make a vCPU's lock");
     if (!soft_mmu_init(cpu, err) || !soft_vector_init(cpu, err) || !soft_blocks_init(cpu, err))
+        return false;
+    uint64_t size = cpu->vcpu.vm->config.code_cache_size;
+    if (getenv("LODGE_TRANSLATE") && !cpu->vcpu.vm->config.tuning.interpreter &&
+        !code_cache_init(cpu, (size ? size : CODE_CACHE_DEFAULT) / cpu->vcpu.vm->config.n_vcpus, err))
         return false;
     vcpu_state_reset(state, cpu->vcpu.index);
     soft_fpu_reset(cpu);

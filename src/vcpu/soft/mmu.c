@@ -35,6 +35,8 @@ typedef struct SecondEntry {
 struct SoftMmu {
     uint64_t filled[SOFT_MMU_COUNT][SOFT_TLB_SIZE / 64]; /* slots of the first level in use */
     FetchEntry fetch[FETCH_SIZE];
+    uint64_t ids_filled[2][SOFT_FETCH_IDS / 64]; /* slots of SoftCpu.fetch_ids in use ... */
+    uint64_t ids_global[2][SOFT_FETCH_IDS / 64]; /* ... for global pages */
     SecondEntry second[SECOND_SETS][SECOND_WAYS];
     uint8_t victim[SECOND_SETS];
     uint32_t pcid_tag[PCIDS]; /* what entries of that PCID carry; not above tag_floor: none yet */
@@ -98,6 +100,34 @@ static void data_clear(SoftCpu *cpu, unsigned keep)
             }
 }
 
+/* ---- ids of code pages ---- */
+
+void soft_fetch_id_set(SoftCpu *cpu, uint64_t linear, bool user, uint32_t id)
+{
+    struct SoftMmu *m = cpu->mmu_private;
+    unsigned slot = soft_fetch_slot(linear);
+    uint64_t bit = 1ull << (slot % 64);
+    const FetchEntry *e = &m->fetch[(linear >> 12) % FETCH_SIZE];
+    cpu->fetch_ids[user][slot] = id;
+    m->ids_filled[user][slot / 64] |= bit;
+    if (e->tag && e->global)
+        m->ids_global[user][slot / 64] |= bit;
+    else
+        m->ids_global[user][slot / 64] &= ~bit;
+}
+
+static void fetch_ids_clear(SoftCpu *cpu, bool keep_global)
+{
+    struct SoftMmu *m = cpu->mmu_private;
+    for (unsigned user = 0; user < 2; user++)
+        for (unsigned w = 0; w < SOFT_FETCH_IDS / 64; w++) {
+            uint64_t drop = m->ids_filled[user][w] & ~(keep_global ? m->ids_global[user][w] : 0);
+            m->ids_filled[user][w] &= ~drop;
+            for (; drop; drop &= drop - 1)
+                cpu->fetch_ids[user][w * 64 + (unsigned)__builtin_ctzll(drop)] = 0;
+        }
+}
+
 /* Clears the first level: all of it, or all but what has one of the flags @keep. */
 static void first_clear(SoftCpu *cpu, unsigned keep)
 {
@@ -106,6 +136,7 @@ static void first_clear(SoftCpu *cpu, unsigned keep)
     for (unsigned i = 0; i < FETCH_SIZE; i++)
         if (!(keep & ENTRY_GLOBAL) || !m->fetch[i].global)
             m->fetch[i].tag = 0;
+    fetch_ids_clear(cpu, keep & ENTRY_GLOBAL);
     epoch_advance(cpu);
 }
 
@@ -186,6 +217,7 @@ void soft_tlb_flush_page(SoftCpu *cpu, uint64_t linear)
     for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++)
         entry_clear(cpu, mmu, slot);
     m->fetch[(linear >> 12) % FETCH_SIZE].tag = 0;
+    cpu->fetch_ids[0][soft_fetch_slot(linear)] = cpu->fetch_ids[1][soft_fetch_slot(linear)] = 0;
     second_drop(cpu, linear, m->current_tag, true);
     epoch_advance(cpu);
 }

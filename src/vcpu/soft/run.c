@@ -3,7 +3,14 @@
  * The run loop of a vCPU: signals between blocks, blocks, traps after an instruction, and the
  * way back from a fault (SDM vol. 3 table 6-2 gives the order).
  */
+#include <asm/prctl.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "vcpu/soft/vm.h"
+
+#define HWCAP2_FSGSBASE_BIT 2u /* Documentation/arch/x86/elf_hwcaps.rst */
 
 #define DR6_BS 0x4000u
 
@@ -207,9 +214,19 @@ static VcpuExit loop(SoftCpu *cpu)
     }
 }
 
+/* Translated code reaches the vCPU through GS, which nothing else on this thread uses. */
+static void gs_set(SoftCpu *cpu)
+{
+    if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT)
+        __asm__ volatile("wrgsbase %0" : : "r"(cpu));
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
+}
+
 VcpuExit soft_run(Vcpu *vcpu, GError **err)
 {
     SoftCpu *cpu = (SoftCpu *)vcpu;
+    gs_set(cpu);
     if (vcpu->vm->config.tuning.kick)
         soft_pend(cpu, SOFT_PENDING_LOOP);
     soft_sync_enter(cpu);

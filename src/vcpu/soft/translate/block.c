@@ -215,7 +215,7 @@ CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
     liveness(t);
 
     CodeBlock *b = code_record(c, sizeof(*b));
-    *b = (CodeBlock){.page = page, .rip = t->rip, .live = t->live[0], .n_ops = (uint16_t)t->n};
+    *b = (CodeBlock){.page = page, .second = t->second, .rip = t->rip, .live = t->live[0], .n_ops = (uint16_t)t->n};
     b->flags_at = t->second ? FLAGS_SAVED : (uint8_t)flags_wanted(t);
     t->flags_at = b->flags_at;
     t->e = (Emit){c->rw + ((c->used + 15) & ~15u), c->rw + c->records};

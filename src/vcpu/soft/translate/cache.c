@@ -134,6 +134,16 @@ void code_block_add(CodeCache *c, CodeBlock *b)
     c->n_blocks++;
 }
 
+void code_block_drop(CodeCache *c, CodeBlock *b)
+{
+    for (CodeBlock **at = block_slot(c, b->page, b->rip); *at; at = &(*at)->next)
+        if (*at == b) {
+            *at = b->next;
+            break;
+        }
+    c->front[b->rip % CODE_FRONT_SIZE].id = 0;
+}
+
 /* ---- lifetime ---- */
 
 static bool arena_map(CodeCache *c, GError **err)
@@ -171,6 +181,10 @@ bool code_cache_init(SoftCpu *cpu, uint64_t size, GError **err)
     if (!arena_map(c, err))
         return false;
     c->next_id = 1;
+    const VcpuTuning *tuning = &cpu->vcpu.vm->config.tuning;
+    c->ops_max = tuning->block_ops ? tuning->block_ops : TRANSLATE_OPS_MAX;
+    c->flush_every = tuning->flush_blocks;
+    c->no_chains = tuning->no_chains;
     c->fetch.seg = SEG_CS;
     cpu->self = cpu;
     code_thunks_emit(cpu);

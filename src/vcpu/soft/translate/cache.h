@@ -35,7 +35,7 @@ struct CodePage {
 
 struct CodeBlock {
     CodeBlock *next; /* in its hash chain */
-    CodePage *page;
+    CodePage *page, *second; /* second: where its only instruction ends, or NULL */
     uint64_t rip;
     uint32_t entry; /* offsets in the arena: where indirect jumps arrive (TEMP0 = rip), and links */
     uint32_t main;
@@ -141,6 +141,8 @@ static inline CodeExit *code_exit_at(CodeCache *c, uint32_t offset)
 CodePage *code_page_get(SoftCpu *cpu, uint64_t va, uint64_t gpa, uint32_t key);
 CodeBlock *code_block_find(CodeCache *c, const CodePage *page, uint64_t rip);
 void code_block_add(CodeCache *c, CodeBlock *b);
+/* The dispatcher will not find it again. */
+void code_block_drop(CodeCache *c, CodeBlock *b);
 /* Code somewhere was written: forgets pages that are stale. */
 void code_pages_check(SoftCpu *cpu);
 
@@ -158,8 +160,6 @@ void code_link(SoftCpu *cpu, CodeExit *x, CodeBlock *b);
 void code_thunks_emit(SoftCpu *cpu);
 
 /* ---- run.c ---- */
-/* The instruction at cpu->rip is to be looked up anew, second page and all. */
-void translate_second_page(SoftCpu *cpu);
 uint32_t translate_key(const SoftCpu *cpu);
 /* Executes @op alone (@op[1] is a stop); true if it went through to the next instruction. */
 bool soft_op_run(SoftCpu *cpu, SoftOp *op);

@@ -148,6 +148,25 @@ static CodeBlock *find(SoftCpu *cpu, uint32_t key)
     return b;
 }
 
+/* A block whose instruction ends in the next page met another page there, or an unknown one. May fault. */
+static void second_page_look(SoftCpu *cpu, uint32_t key)
+{
+    const uint8_t *host;
+    uint64_t va = (cpu->rip | 4095) + 1;
+
+    cpu->second_missing = false;
+    CodeBlock *b = find(cpu, key);
+    if (!b || !b->second)
+        return;
+    cpu->code->fetch.rip = cpu->rip;
+    cpu->op = &cpu->code->fetch;
+    uint64_t gpa = soft_fetch_translate(cpu, va, &host);
+    uint32_t flushes = cpu->code->flushes;
+    CodePage *page = code_page_get(cpu, va, gpa & ~(uint64_t)4095, key);
+    if (cpu->code->flushes == flushes && b->second != page)
+        code_block_drop(cpu->code, b);
+}
+
 /* Code outside RAM, one instruction at a time. */
 static void run_outside(SoftCpu *cpu)
 {
@@ -167,12 +186,15 @@ void soft_translate_run(SoftCpu *cpu)
     Enter enter = (Enter)(uintptr_t)code_rx(c, c->thunk.enter);
 
     cpu->code_exit = 0;
-    cpu->vectors_live = 0;
+    cpu->vectors_live = false;
+    cpu->second_missing = false;
     do {
         uint32_t key = translate_key(cpu), flushes = c->flushes, exit = cpu->code_exit;
         cpu->code_exit = 0;
         c->n_dispatches++;
         code_pages_check(cpu);
+        if (cpu->second_missing)
+            second_page_look(cpu, key);
         CodeBlock *b = find(cpu, key);
         if (!b) {
             run_outside(cpu);

@@ -9,6 +9,8 @@ bool soft_translate_possible(const SoftCpu *cpu);
 /* As soft_blocks_run: at least one instruction, until something is pending. May raise faults. */
 void soft_translate_run(SoftCpu *cpu);
 
+#define CODE_CACHE_DEFAULT (64u << 20) /* bytes of translated code a VM */
+
 /* A code cache of @size bytes. NULL cpu->code: the interpreter only. */
 bool code_cache_init(SoftCpu *cpu, uint64_t size, GError **err);
 void code_cache_free(SoftCpu *cpu);

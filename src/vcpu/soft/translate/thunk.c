@@ -161,6 +161,9 @@ static void emit_miss(CodeCache *c, Emit *e)
     emit_store(e, GS_FIELD(rip), TEMP0);
     emit_store32_imm(e, GS_FIELD(code_exit), 0);
     emit_jmp_to(e, c->rw + c->thunk.leave_saved);
+    c->thunk.second = code_offset(c, e->at);
+    emit_byte_store(e, GS_FIELD(second_missing), 1);
+    emit_jmp_to(e, c->rw + c->thunk.miss);
 }
 
 /* rax = where to go on; vectors come back if they were live. */
