@@ -237,7 +237,7 @@ struct SoftCpu {
     SoftCpu *self;
     uint64_t host_rsp;      /* the host's stack while translated code runs */
     uint64_t enter_target;  /* where a thunk goes */
-    uint64_t scratch_rax, scratch_temp;
+    uint64_t scratch_temp;
     uint32_t code_exit;     /* the exit that was taken, or 0 */
     uint32_t site;          /* the memory access or helper op in progress */
     uint32_t host_mxcsr;
