@@ -176,7 +176,7 @@ static void run_outside(SoftCpu *cpu)
 bool soft_translate_possible(const SoftCpu *cpu)
 {
     return cpu->code && (cpu->mode & SOFT_MODE_CODE64) && !(cpu->mode & SOFT_MODE_SINGLE) &&
-           !cpu->system->code_breakpoints;
+           !cpu->system->code_breakpoints && !cpu->system->debugger.code;
 }
 
 void soft_translate_run(SoftCpu *cpu)
