@@ -47,6 +47,9 @@ typedef struct VcpuBus {
     /* MSRs that live in the APIC: 0x1b, 0x6e0, 0x800-0x8ff. False: raise #GP. */
     bool (*apic_msr_read)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value);
     bool (*apic_msr_write)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value);
+    /* An interrupt as a write of @icr (its low half) with the physical destination @apic_id sends
+     * it. False: there is no such APIC. May be NULL. */
+    bool (*apic_send)(void *opaque, unsigned vcpu, uint32_t apic_id, uint32_t icr);
 } VcpuBus;
 
 typedef enum VcpuSignal {

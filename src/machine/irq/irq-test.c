@@ -219,6 +219,22 @@ static void test_lapic_timer(void)
         }
     }
     g_assert_cmpuint(ticks, ==, 10);
+    /* From periodic to one-shot: what is left of the period. And back, when that is over: nothing. */
+    apic_write(m, 0, 0x380, 62500);
+    machine_clock_advance(m, 1400000);
+    take(m, 0);
+    apic_write(m, 0, 0xb0, 0);
+    apic_write(m, 0, 0x320, 0x31);
+    g_assert_cmpuint(apic_read(m, 0, 0x390), ==, 37500);
+    machine_clock_advance(m, 600000);
+    g_assert_cmpint(take(m, 0), ==, 0x31);
+    apic_write(m, 0, 0xb0, 0);
+    apic_write(m, 0, 0x320, 0x20031);
+    g_assert_cmpuint(apic_read(m, 0, 0x390), ==, 0);
+    machine_clock_advance(m, 5000000);
+    g_assert_cmpint(take(m, 0), ==, -1);
+    apic_write(m, 0, 0x380, 62500);
+    g_assert_cmpuint(apic_read(m, 0, 0x390), ==, 62500);
     apic_write(m, 0, 0x320, 0x30031); /* masked: no host timer */
     g_assert_cmpuint(m->timers->len, ==, 0);
     apic_write(m, 0, 0x380, 0);
@@ -243,7 +259,6 @@ static void test_lapic_deadline(void)
     g_assert_cmpuint(value, ==, 0);
     apic_write(m, 0, 0xb0, 0);
     lapic_msr_write(m->irq.lapic, 0, 0x6e0, 1); /* passed: at once */
-    machine_clock_advance(m, 1);
     g_assert_cmpint(take(m, 0), ==, 0x32);
     apic_write(m, 0, 0xb0, 0);
     lapic_msr_write(m->irq.lapic, 0, 0x6e0, 9000);
@@ -283,6 +298,9 @@ static void test_x2apic(void)
     g_assert_false(lapic_msr_write(l, 0, 0x802, 1));
     g_assert_false(lapic_msr_write(l, 0, 0x80b, 1));
     g_assert_false(lapic_msr_write(l, 0, 0x808, 0x100));
+    g_assert_true(lapic_msr_write(l, 0, 0x828, 0)); /* #GP says all: no ESR bit */
+    g_assert_true(lapic_msr_read(l, 0, 0x828, &value));
+    g_assert_cmphex(value, ==, 0);
     g_assert_true(lapic_msr_write(l, 0, 0x830, UINT64_C(17) << 32 | 0x4052));
     g_assert_cmpint(take(m, 17), ==, 0x52);
     g_assert_true(lapic_msr_write(l, 0, 0x830, UINT64_C(0x10006) << 32 | 0x4853)); /* 17 and 18 */
@@ -294,6 +312,48 @@ static void test_x2apic(void)
     g_assert_cmpint(take(m, 3), ==, 0x77);
     g_assert_true(lapic_msr_write(l, 0, 0x1b, 0xfee00000));
     g_assert_true(lapic_msr_write(l, 0, 0x1b, 0xfee00800));
+    machine_free(m);
+}
+
+static uint64_t mmio_read(Machine *m, unsigned vcpu, uint64_t at)
+{
+    return test_mmio_read(m, vcpu, at, 4);
+}
+
+static void test_lapic_moved(void)
+{
+    Machine *m = test_board(3);
+    Device *l = m->irq.lapic;
+    uint64_t value;
+    uint32_t version = apic_read(m, 0, 0x30);
+    g_assert_false(lapic_msr_write(l, 0, 0x1b, 0x1000 | 0x900));     /* RAM */
+    g_assert_false(lapic_msr_write(l, 0, 0x1b, 0xfec00000 | 0x900)); /* the IOAPIC */
+    g_assert_false(lapic_msr_write(l, 0, 0x1b, 1ull << 60 | 0x900));
+    g_assert_false(lapic_msr_write(l, 0, 0x1b, 0xfee00901));
+    for (uint64_t at = 0xfe000000; at < 0xfe010000; at += 0x1000) { /* more than there are windows */
+        g_assert_true(lapic_msr_write(l, 0, 0x1b, at | 0x900));
+        g_assert_cmphex(mmio_read(m, 0, at + 0x30), ==, version);
+        g_assert_cmphex(mmio_read(m, 0, 0xfee00030), ==, UINT32_MAX);
+        g_assert_cmphex(mmio_read(m, 1, at + 0x30), ==, UINT32_MAX); /* its own are elsewhere */
+    }
+    g_assert_true(lapic_msr_read(l, 0, 0x1b, &value));
+    g_assert_cmphex(value, ==, 0xfe00f900);
+    g_assert_true(lapic_msr_write(l, 1, 0x1b, 0xfe00f800)); /* in the same place */
+    g_assert_cmphex(mmio_read(m, 1, 0xfe00f020), ==, 1 << 24);
+    g_assert_cmphex(mmio_read(m, 0, 0xfe00f020), ==, 0);
+    g_assert_cmphex(mmio_read(m, 2, 0xfee00020), ==, 2 << 24);
+    g_assert_true(lapic_msr_write(l, 0, 0x1b, 0xfee00900));
+    g_assert_cmphex(mmio_read(m, 0, 0xfee00030), ==, version);
+    machine_free(m);
+}
+
+static void test_lapic_send_to(void)
+{
+    Machine *m = test_board(3);
+    apic_enable(m, 2);
+    g_assert_false(lapic_send_to(m->irq.lapic, 0, 3, 0x4050));
+    g_assert_true(lapic_send_to(m->irq.lapic, 0, 2, 0x4050));
+    g_assert_cmpint(take(m, 2), ==, 0x50);
     machine_free(m);
 }
 
@@ -521,6 +581,8 @@ int main(int argc, char **argv)
     g_test_add_func("/irq/lapic-timer", test_lapic_timer);
     g_test_add_func("/irq/lapic-deadline", test_lapic_deadline);
     g_test_add_func("/irq/x2apic", test_x2apic);
+    g_test_add_func("/irq/lapic-moved", test_lapic_moved);
+    g_test_add_func("/irq/lapic-send-to", test_lapic_send_to);
     g_test_add_func("/irq/ioapic-edge", test_ioapic_edge);
     g_test_add_func("/irq/ioapic-level", test_ioapic_level);
     g_test_add_func("/irq/msi", test_msi);

@@ -29,6 +29,8 @@ typedef struct IrqMessage {
 
 /* Any thread; takes no machine lock. */
 void lapic_send(Device *lapic, const IrqMessage *message);
+/* As if @vcpu had written its ICR; physical destination, no shorthand. False: nobody is there. */
+bool lapic_send_to(Device *lapic, unsigned vcpu, uint32_t apic_id, uint32_t icr);
 int lapic_acknowledge(Device *lapic, unsigned vcpu); /* a vector, or -1 */
 uint64_t lapic_cr8_read(Device *lapic, unsigned vcpu);
 void lapic_cr8_write(Device *lapic, unsigned vcpu, uint64_t value);

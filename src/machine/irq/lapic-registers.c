@@ -5,7 +5,6 @@
 #define MSR_APIC_BASE    0x1bu
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_X2APIC       0x800u
-#define DEFAULT_BASE     UINT64_C(0xfee00000)
 
 #define ICR_WRITABLE 0x000ccfffu
 
@@ -95,6 +94,8 @@ static void write_lvt(Lapic *l, unsigned n, uint32_t value)
     if (was_deadline != is_deadline) { /* switching disarms (10.5.4.1) */
         l->tsc_deadline = 0;
         l->initial_count = 0;
+    } else if (LVT_TIMER_MODE(old) != LVT_TIMER_MODE(value)) {
+        lapic_timer_mode_changed(l, LVT_TIMER_MODE(old));
     }
     lapic_timer_arm(l);
 }
@@ -141,6 +142,7 @@ static bool write_locked(Lapic *l, unsigned reg, uint32_t value)
             return true;
         l->initial_count = value;
         l->count_start_ns = machine_clock_ns(l->machine);
+        l->count_over = false;
         lapic_timer_arm(l);
         return true;
     case LAPIC_DIVIDE:
@@ -170,7 +172,7 @@ static bool write_register(Lapic *l, unsigned reg, uint32_t value)
     }
     pthread_mutex_lock(&l->lock);
     bool ok = write_locked(l, reg, value);
-    if (!ok)
+    if (!ok && !lapic_x2apic(l)) /* in x2APIC mode #GP says it all */
         lapic_error(l, ESR_ILLEGAL_REGISTER);
     bool wake = lapic_deliverable(l);
     pthread_mutex_unlock(&l->lock);
@@ -186,12 +188,14 @@ static bool write_register(Lapic *l, unsigned reg, uint32_t value)
 
 static Lapic *current(void *opaque)
 {
-    LapicDevice *d = opaque;
+    const LapicWindow *w = opaque;
+    LapicDevice *d = w->device;
     int vcpu = machine_current_vcpu();
     if (vcpu < 0 || (unsigned)vcpu >= d->count)
         return NULL;
     Lapic *l = &d->cpu[vcpu];
-    return (l->base & (BASE_ENABLE | BASE_X2APIC)) == BASE_ENABLE ? l : NULL;
+    bool here = (l->base & BASE_ADDRESS) == __atomic_load_n(&w->base, __ATOMIC_RELAXED);
+    return here && (l->base & (BASE_ENABLE | BASE_X2APIC)) == BASE_ENABLE ? l : NULL;
 }
 
 static uint64_t lapic_mmio_read(void *opaque, uint64_t offset, unsigned size)
@@ -221,34 +225,48 @@ const IoOps lapic_ops = {lapic_mmio_read, lapic_mmio_write, 4, 4, true};
 /* ---- MSRs
  * ---------------------------------------------------------------------------------------------- */
 
-static bool write_base(Lapic *l, uint64_t value)
+static bool write_base_locked(Lapic *l, uint64_t to, uint64_t address)
 {
     uint64_t flags = BASE_ENABLE | BASE_X2APIC;
-    /* The registers stay at their default address: moving them is refused. */
-    if ((value & ~(BASE_BSP | flags)) != DEFAULT_BASE)
-        return false;
     pthread_mutex_lock(&l->lock);
-    uint64_t from = l->base & flags, to = value & flags;
+    uint64_t from = l->base & flags;
     /* Figure 10-27: x2APIC only from xAPIC, and back only by way of disabled. */
     bool ok =
         to != BASE_X2APIC && !(from == 0 && to == flags) && !(from == flags && to == BASE_ENABLE);
     if (ok) {
         if (!to)
             lapic_init_state(l);
-        l->base = (l->base & BASE_BSP) | DEFAULT_BASE | to;
+        l->base = (l->base & BASE_BSP) | address | to;
     }
     pthread_mutex_unlock(&l->lock);
     return ok;
 }
 
+static bool write_base(Lapic *l, uint64_t value)
+{
+    uint64_t flags = BASE_ENABLE | BASE_X2APIC, address = value & ~(BASE_BSP | flags);
+    /* #GP too for an address that other parts of the machine have. */
+    if (address & ~BASE_ADDRESS)
+        return false;
+    machine_lock(l->machine);
+    bool open = lapic_window_open(lapic_device(l), address);
+    bool ok = open && write_base_locked(l, value & flags, address);
+    lapic_windows_close_unused(lapic_device(l));
+    machine_unlock(l->machine);
+    return ok;
+}
 static void write_deadline(Lapic *l, uint64_t value)
 {
     pthread_mutex_lock(&l->lock);
+    bool wake = false;
     if (LVT_TIMER_MODE(l->lvt[LVT_TIMER]) == TIMER_TSC_DEADLINE) {
         l->tsc_deadline = value;
+        wake = lapic_timer_deadline_passed(l) && lapic_deliverable(l);
         lapic_timer_arm(l);
     }
     pthread_mutex_unlock(&l->lock);
+    if (wake)
+        lapic_signal(l);
 }
 
 bool lapic_msr_read(Device *dev, unsigned vcpu, uint32_t msr, uint64_t *value)

@@ -53,7 +53,7 @@ void lapic_timer_arm(Lapic *l)
         return;
     }
     /* Masked, a count runs on but nobody would notice its end: no host timer then. */
-    if (!l->initial_count || (l->lvt[LVT_TIMER] & LVT_MASKED)) {
+    if (!l->initial_count || l->count_over || (l->lvt[LVT_TIMER] & LVT_MASKED)) {
         machine_timer_cancel(l->timer);
         return;
     }
@@ -72,7 +72,7 @@ void lapic_timer_arm(Lapic *l)
 uint32_t lapic_timer_current(Lapic *l)
 {
     unsigned mode = LVT_TIMER_MODE(l->lvt[LVT_TIMER]);
-    if (mode == TIMER_TSC_DEADLINE || !l->initial_count)
+    if (mode == TIMER_TSC_DEADLINE || !l->initial_count || l->count_over)
         return 0;
     int64_t elapsed = machine_clock_ns(l->machine) - l->count_start_ns, period = period_ns(l);
     if (elapsed >= period) {
@@ -81,6 +81,32 @@ uint32_t lapic_timer_current(Lapic *l)
         elapsed %= period;
     }
     return (uint32_t)((uint64_t)(period - elapsed) >> divisor_shift(l));
+}
+
+/*
+ * The count goes on from where it is (10.5.4): one that has ended stays at zero until it is written
+ * anew, and a period becomes the one shot that is left of it.
+ */
+void lapic_timer_mode_changed(Lapic *l, unsigned old)
+{
+    int64_t period = period_ns(l), elapsed = machine_clock_ns(l->machine) - l->count_start_ns;
+    if (!l->initial_count || elapsed < period)
+        return;
+    if (old == TIMER_PERIODIC)
+        l->count_start_ns += elapsed / period * period;
+    else
+        l->count_over = true;
+}
+
+bool lapic_timer_deadline_passed(Lapic *l)
+{
+    uint32_t lvt = l->lvt[LVT_TIMER];
+    if (!l->tsc_deadline || tsc_now(l) < l->tsc_deadline)
+        return false;
+    l->tsc_deadline = 0;
+    if (!(lvt & LVT_MASKED))
+        lapic_accept(l, (uint8_t)lvt, false);
+    return true;
 }
 
 void lapic_timer_fired(void *opaque)
@@ -99,7 +125,8 @@ void lapic_timer_fired(void *opaque)
     } else {
         /* The guest may have changed its mind while this thread waited for the lock. */
         fire =
-            l->initial_count && (LVT_TIMER_MODE(lvt) == TIMER_PERIODIC ||
+            l->initial_count && !l->count_over &&
+            (LVT_TIMER_MODE(lvt) == TIMER_PERIODIC ||
                                  machine_clock_ns(l->machine) - l->count_start_ns >= period_ns(l));
         lapic_timer_arm(l);
     }

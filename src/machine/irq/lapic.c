@@ -2,7 +2,7 @@
 /*
  * The local APICs of all vCPUs: accepting, prioritizing and acknowledging interrupts, and
  * messages between them. SDM vol. 3 chapter 10. Each has its own lock, so that interrupts never
- * wait for a device. Not there: moving the registers' address, EOI broadcast suppression, SMIs.
+ * wait for a device. Not there: EOI broadcast suppression, SMIs.
  */
 #include "machine/irq/lapic.h"
 
@@ -178,6 +178,36 @@ void lapic_send(Device *dev, const IrqMessage *message)
     }
 }
 
+/* 10.5.3: who sends an interrupt with one of the first 16 vectors has made an error. */
+static bool send_illegal(Lapic *l, const IrqMessage *message)
+{
+    if (message->vector >= 16 ||
+        (message->delivery != IRQ_FIXED && message->delivery != IRQ_LOWEST))
+        return false;
+    pthread_mutex_lock(&l->lock);
+    lapic_error(l, ESR_SEND_ILLEGAL_VECTOR);
+    bool wake = lapic_deliverable(l);
+    pthread_mutex_unlock(&l->lock);
+    if (wake)
+        lapic_signal(l);
+    return true;
+}
+
+bool lapic_send_to(Device *dev, unsigned vcpu, uint32_t apic_id, uint32_t icr)
+{
+    LapicDevice *d = (LapicDevice *)dev;
+    IrqMessage message = {
+        .destination = apic_id,
+        .vector = (uint8_t)icr,
+        .delivery = (IrqDelivery)(icr >> 8 & 7),
+    };
+    if (apic_id >= d->count)
+        return false;
+    if (!send_illegal(&d->cpu[vcpu], &message))
+        lapic_send(dev, &message);
+    return true;
+}
+
 /* The interrupt command register was written (10.6.1). */
 void lapic_send_icr(Lapic *l, uint64_t icr)
 {
@@ -198,15 +228,8 @@ void lapic_send_icr(Lapic *l, uint64_t icr)
     /* INIT level de-assert only synchronizes arbitration IDs, which nobody has any more. */
     if (message.delivery == IRQ_INIT && trigger_level && !assert_level)
         return;
-    if (message.vector < 16 && (message.delivery == IRQ_FIXED || message.delivery == IRQ_LOWEST)) {
-        pthread_mutex_lock(&l->lock);
-        lapic_error(l, ESR_SEND_ILLEGAL_VECTOR);
-        bool wake = lapic_deliverable(l);
-        pthread_mutex_unlock(&l->lock);
-        if (wake)
-            lapic_signal(l);
+    if (send_illegal(l, &message))
         return;
-    }
     switch (icr >> 18 & 3) {
     case 0:
         lapic_send(&d->dev, &message);
@@ -343,6 +366,7 @@ void lapic_init_state(Lapic *l)
     for (unsigned i = 0; i < LVT_COUNT; i++)
         l->lvt[i] = LVT_MASKED;
     l->initial_count = l->divide = 0;
+    l->count_over = false;
     l->tsc_deadline = 0;
     machine_timer_cancel(l->timer);
 }
@@ -364,12 +388,14 @@ static void lapic_reset(Device *dev)
         }
         pthread_mutex_unlock(&l->lock);
     }
+    lapic_windows_close_unused(d);
 }
 
 static void lapic_unrealize(Device *dev)
 {
     LapicDevice *d = (LapicDevice *)dev;
-    io_region_free(d->region);
+    for (unsigned i = 0; i < G_N_ELEMENTS(d->window); i++)
+        g_clear_pointer(&d->window[i].region, io_region_free);
     for (unsigned i = 0; i < d->count; i++) {
         machine_timer_free(d->cpu[i].timer);
         pthread_mutex_destroy(&d->cpu[i].lock);
@@ -380,8 +406,11 @@ static bool lapic_realize(Device *dev, GError **err)
 {
     LapicDevice *d = (LapicDevice *)dev;
     Machine *m = dev->machine;
-    d->region = machine_map_mmio(m, LAYOUT_LAPIC_BASE, 0x1000, &lapic_ops, d, "lapic");
-    if (!d->region)
+    LapicWindow *w = &d->window[0];
+    w->device = d;
+    w->base = LAYOUT_LAPIC_BASE;
+    w->region = machine_map_mmio(m, LAYOUT_LAPIC_BASE, 0x1000, &lapic_ops, w, "lapic");
+    if (!w->region)
         return lodge_fail(err, LODGE_ERROR_INTERNAL, "lapic: its address is taken");
     for (d->count = 0; d->count < m->n_vcpus; d->count++) {
         Lapic *l = &d->cpu[d->count];
@@ -401,8 +430,8 @@ static bool lapic_state_loaded(Device *dev, GError **err)
     for (unsigned i = 0; i < d->count; i++) {
         Lapic *l = &d->cpu[i];
         uint64_t flags = BASE_ENABLE | BASE_X2APIC;
-        if ((l->base & ~(flags | BASE_BSP)) != LAYOUT_LAPIC_BASE ||
-            (l->base & flags) == BASE_X2APIC)
+        if ((l->base & ~(flags | BASE_BSP | BASE_ADDRESS)) ||
+            (l->base & flags) == BASE_X2APIC || !lapic_window_open(d, l->base & BASE_ADDRESS))
             return lodge_fail(err, LODGE_ERROR_CORRUPT, "lapic: impossible base in saved state");
         l->tpr &= 0xff;
         l->divide &= 0xb;
@@ -422,7 +451,8 @@ static const StateField cpu_state[] = {
     STATE_ARRAY(Lapic, tmr),          STATE_ARRAY(Lapic, irr),
     STATE_ARRAY(Lapic, lvt),          STATE_FIELD(Lapic, initial_count),
     STATE_FIELD(Lapic, divide),       STATE_FIELD(Lapic, count_start_ns),
-    STATE_FIELD(Lapic, tsc_deadline), STATE_FIELDS_END,
+    STATE_FIELD(Lapic, tsc_deadline), STATE_FIELD(Lapic, count_over),
+    STATE_FIELDS_END,
 };
 
 static const StateField lapic_state[] = {

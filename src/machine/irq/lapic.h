@@ -44,6 +44,7 @@ enum { LVT_TIMER, LVT_THERMAL, LVT_PERFORMANCE, LVT_LINT0, LVT_LINT1, LVT_ERROR,
 #define BASE_BSP    (UINT64_C(1) << 8)
 #define BASE_X2APIC (UINT64_C(1) << 10)
 #define BASE_ENABLE (UINT64_C(1) << 11)
+#define BASE_ADDRESS UINT64_C(0xffffff000) /* 36 bits of address: below every CPUID's MAXPHYADDR */
 #define SVR_ENABLE  0x100u
 
 #define ESR_SEND_ILLEGAL_VECTOR    0x20u
@@ -67,16 +68,24 @@ typedef struct Lapic {
     uint32_t lvt[LVT_COUNT];
     uint32_t initial_count, divide;
     int64_t count_start_ns; /* machine clock when the count was loaded */
+    bool count_over;        /* a one-shot count ended before the mode became periodic: it stays 0 */
     uint64_t tsc_deadline;
 } Lapic;
 
+/* A place where the registers of some vCPUs are; opaque of its region. */
+typedef struct LapicWindow {
+    struct LapicDevice *device;
+    uint64_t base; /* changes only while no vCPU has its registers there */
+    IoRegion *region;
+} LapicWindow;
+
 typedef struct LapicDevice {
     Device dev;
+    LapicWindow window[VCPU_COUNT_MAX + 1]; /* 0: the default address */
     Lapic cpu[VCPU_COUNT_MAX];
     unsigned count;
     int extint;      /* level of the 8259's INTR; atomic */
     unsigned lowest; /* where the last lowest-priority message went; atomic */
-    IoRegion *region;
 } LapicDevice;
 
 static inline LapicDevice *lapic_device(Lapic *l)
@@ -109,7 +118,14 @@ void lapic_lvt_changed(Lapic *l, unsigned lvt);
 /* lapic-registers.c */
 extern const IoOps lapic_ops;
 
+/* lapic-window.c; the machine's lock held, that of no lapic. False: something else is there. */
+bool lapic_window_open(LapicDevice *d, uint64_t base);
+void lapic_windows_close_unused(LapicDevice *d);
+
 /* lapic-timer.c; the lock of @l held */
 void lapic_timer_fired(void *opaque); /* takes the lock itself */
 void lapic_timer_arm(Lapic *l);
 uint32_t lapic_timer_current(Lapic *l);
+void lapic_timer_mode_changed(Lapic *l, unsigned old); /* between one-shot and periodic */
+/* A deadline that is over already is an interrupt now, not soon. True: it was one. */
+bool lapic_timer_deadline_passed(Lapic *l);

@@ -74,8 +74,15 @@ static bool bus_msr_write(void *opaque, unsigned vcpu, uint32_t msr, uint64_t va
     return lapic_msr_write(m->irq.lapic, vcpu, msr, value);
 }
 
+static bool bus_apic_send(void *opaque, unsigned vcpu, uint32_t apic_id, uint32_t icr)
+{
+    Machine *m = opaque;
+    return lapic_send_to(m->irq.lapic, vcpu, apic_id, icr);
+}
+
 void machine_irq_init(Machine *m)
 {
+    m->bus.apic_send = bus_apic_send;
     m->bus.interrupt_acknowledge = bus_acknowledge;
     m->bus.cr8_read = bus_cr8_read;
     m->bus.cr8_write = bus_cr8_write;

@@ -155,6 +155,20 @@ static SoftCpuid cache(const SoftCpu *cpu, uint32_t index, bool intel)
  * CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
 #define LEAF1_EDX 0x078bfbffu
 #define LEAF1_EDX_COMMON 0x0183f3ffu
+#define LEAF1_EDX_APIC 0x200u
+
+#define MSR_APIC_BASE 0x1bu
+#define APIC_BASE_ENABLE 0x800u
+
+/* Bit 9 of leaf 1's EDX follows the global enable of IA32_APIC_BASE (SDM vol. 3 10.4.3). */
+static bool apic_enabled(const SoftCpu *cpu)
+{
+    const VcpuBus *bus = cpu->vcpu.vm->bus;
+    uint64_t base;
+    return !bus->apic_msr_read ||
+           !bus->apic_msr_read(bus->opaque, cpu->vcpu.index, MSR_APIC_BASE, &base) ||
+           (base & APIC_BASE_ENABLE);
+}
 
 static SoftCpuid leaf1(const SoftCpu *cpu)
 {
@@ -168,6 +182,8 @@ static SoftCpuid leaf1(const SoftCpu *cpu)
             B(26, 1) /* XSAVE */ | B(27, cpu->cr4 & CR4_OSXSAVE) | B(28, f->avx) | B(29, f->f16c) |
             B(30, f->rdrand) | B(31, 1) /* hypervisor */;
     c.edx = LEAF1_EDX | B(28, n > 1);
+    if (!apic_enabled(cpu))
+        c.edx &= ~LEAF1_EDX_APIC;
     return c;
 }
 
@@ -252,7 +268,7 @@ static SoftCpuid basic(const SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
     return c;
 }
 
-/* KVM's interface: clock source 2 (bit 3) and its stable bit (24); leaf 40000010H: TSC in kHz. */
+/* KVM's interface: clock source 2 (bit 3) and its stable bit (24), IPIs by call (11); leaf 40000010H: TSC in kHz. */
 static SoftCpuid hypervisor(uint32_t leaf)
 {
     SoftCpuid c = {0};
@@ -264,7 +280,7 @@ static SoftCpuid hypervisor(uint32_t leaf)
         memcpy(&c.edx, "M\0\0\0", 4);
         break;
     case 0x40000001:
-        c.eax = 1u << 3 | 1u << 24;
+        c.eax = 1u << 3 | 1u << 11 | 1u << 24;
         break;
     case 0x40000010:
         c.eax = (uint32_t)vcpu_host_tsc_khz();
@@ -286,6 +302,8 @@ static SoftCpuid ext1(const SoftCpu *cpu)
         c.eax = host.ext1.eax;
         c.ecx |= B(1, package(cpu) > 1) | B(22, 1) /* topology extensions */;
         c.edx |= (LEAF1_EDX & LEAF1_EDX_COMMON) | B(11, 1);
+        if (!apic_enabled(cpu))
+            c.edx &= ~LEAF1_EDX_APIC;
     } else {
         c.edx |= B(11, cpu->mode & SOFT_MODE_CODE64);
     }

@@ -133,6 +133,7 @@ static void soft_signal(Vcpu *vcpu, VcpuSignal signal, unsigned argument)
         soft_pend(cpu, SOFT_PENDING_INTERRUPT);
         break;
     case VCPU_SIGNAL_NMI:
+        atomic_fetch_add(&cpu->system->nmi_signals, 1);
         soft_pend(cpu, SOFT_PENDING_NMI);
         break;
     case VCPU_SIGNAL_INIT:

@@ -301,6 +301,9 @@ void soft_op_into(SoftCpu *cpu, const SoftOp *op)
 void soft_op_int1(SoftCpu *cpu, const SoftOp *op)
 {
     cpu->op = op;
+    /* A trap that MOV SS held off arrives together with this one. */
+    cpu->dr[6] |= cpu->system->debug_hits;
+    cpu->system->debug_hits = 0;
     soft_event_deliver(cpu, EXC_DB, SOFT_EVENT_INT1, false, 0, soft_next_rip(cpu, op));
 }
 

@@ -73,8 +73,18 @@ static void nmi_unmask(SoftCpu *cpu)
         soft_pend(cpu, SOFT_PENDING_LOOP);
 }
 
+/* RF holds for one instruction, and only code breakpoints ask for it: without one it is over. */
+static void resume_flag(SoftCpu *cpu)
+{
+    if (!cpu->system->code_breakpoints)
+        cpu->rflags &= ~(uint64_t)FLAG_RF;
+    else if (cpu->rflags & FLAG_RF)
+        soft_pend(cpu, SOFT_PENDING_LOOP);
+}
+
 static void finish(SoftCpu *cpu)
 {
+    resume_flag(cpu);
     soft_mode_update(cpu);
     nmi_unmask(cpu);
 }
@@ -150,6 +160,7 @@ static void iret_task(SoftCpu *cpu, const SoftOp *op)
         soft_raise_error(cpu, EXC_GP, 0);
     uint16_t link = (uint16_t)soft_system_load(cpu, (uint32_t)cpu->tr.base, 2);
     soft_task_switch(cpu, link, SOFT_TASK_IRET, soft_next_rip(cpu, op), false, 0);
+    resume_flag(cpu);
     nmi_unmask(cpu);
 }
 

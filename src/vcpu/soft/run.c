@@ -38,6 +38,7 @@ static void take_fault(SoftCpu *cpu)
 static void deliver_debug(SoftCpu *cpu, uint32_t dr6)
 {
     cpu->dr[6] = (cpu->dr[6] & ~(uint64_t)0xf) | dr6;
+    cpu->activity = VCPU_RUNNING; /* HLT may have been what was stepped over */
     soft_event_exception(cpu, EXC_DB, false, 0, cpu->rip);
 }
 
@@ -54,8 +55,8 @@ static void deliver_events(SoftCpu *cpu)
     /* A step ends at the next instruction, not in the handler of whatever was due. */
     if (s->debugger.step && cpu->activity == VCPU_RUNNING)
         return;
-    if (s->nmi_waiting && !cpu->nmi_masked && !(cpu->shadow && s->shadow_ss)) {
-        s->nmi_waiting = false;
+    if (s->nmi_waiting && !cpu->nmi_masked && !cpu->shadow) {
+        s->nmi_waiting--;
         cpu->nmi_masked = true;
         cpu->activity = VCPU_RUNNING;
         soft_event_deliver(cpu, EXC_NMI, SOFT_EVENT_EXTERNAL, false, 0, cpu->rip);
@@ -89,6 +90,18 @@ static void start_up(SoftCpu *cpu)
     soft_mode_update(cpu);
 }
 
+/*
+ * One NMI is kept while another is served (SDM vol. 3 6.7.1). Outside of that two are: a processor
+ * would have begun with the first before the second came.
+ */
+static void count_nmis(SoftCpu *cpu)
+{
+    SoftSystem *s = cpu->system;
+    unsigned most = cpu->nmi_masked ? 1 : 2;
+    uint32_t waiting = s->nmi_waiting + atomic_exchange(&s->nmi_signals, 0);
+    s->nmi_waiting = (uint8_t)MIN(waiting, most);
+}
+
 /* True if run must return VCPU_EXIT_KICK. */
 static bool take_pending(SoftCpu *cpu)
 {
@@ -98,13 +111,14 @@ static bool take_pending(SoftCpu *cpu)
     if (bits & SOFT_PENDING_SYNC)
         soft_sync_serve(cpu);
     if (bits & SOFT_PENDING_INIT) {
-        s->nmi_waiting = false;
+        s->nmi_waiting = 0;
+        atomic_store(&s->nmi_signals, 0);
         soft_reset_init(cpu);
     }
     if (bits & SOFT_PENDING_SIPI)
         start_up(cpu);
     if (bits & SOFT_PENDING_NMI)
-        s->nmi_waiting = true;
+        count_nmis(cpu);
     if (bits & SOFT_PENDING_INTERRUPT)
         s->interrupt_waiting = true;
     if (!(bits & SOFT_PENDING_KICK))
@@ -127,6 +141,7 @@ static bool code_breakpoint(SoftCpu *cpu)
     uint32_t dr6 = soft_debug_code(cpu, soft_code_linear(cpu, cpu->rip));
     if (!dr6)
         return false;
+    cpu->shadow = false;
     deliver_debug(cpu, dr6);
     return true;
 }
@@ -136,8 +151,9 @@ static void execute(SoftCpu *cpu)
 {
     SoftSystem *s = cpu->system;
     bool single = cpu->mode & SOFT_MODE_SINGLE, tf = cpu->rflags & FLAG_TF, shadow = cpu->shadow;
-    if (s->code_breakpoints && !(cpu->rflags & FLAG_RF) && !(shadow && s->shadow_ss) &&
-        code_breakpoint(cpu))
+    /* MOV SS holds off code breakpoints on Intel's processors, not on AMD's. */
+    bool held_off = shadow && s->shadow_ss && soft_limits.intel;
+    if (s->code_breakpoints && !(cpu->rflags & FLAG_RF) && !held_off && code_breakpoint(cpu))
         return;
     cpu->rflags &= ~(uint64_t)FLAG_RF;
     s->no_step = false;

@@ -205,8 +205,12 @@ void soft_segment_return_checks(SoftCpu *cpu)
         if (s->attr & SEG_ATTR_UNUSABLE)
             continue;
         bool conforming = (s->attr & 0xc) == 0xc;
-        if (!conforming && (s->attr >> SEG_ATTR_DPL_SHIFT & 3) < cpu->cpl)
-            *s = soft_segment_null(0);
+        if (conforming || (s->attr >> SEG_ATTR_DPL_SHIFT & 3) >= cpu->cpl)
+            continue;
+        /* The selector becomes null and the segment unusable; processors leave its base alone, and in
+         * 64-bit mode the base of FS and GS is in use all the same. */
+        s->selector = 0;
+        s->attr |= SEG_ATTR_UNUSABLE;
     }
 }
 

@@ -130,7 +130,7 @@ static void apply(SoftCpu *cpu, const VcpuState *st)
     s->exception_has_error = st->exception_has_error;
     s->exception_error = st->exception_error;
     s->delivering = s->rip_is_next = s->triple = s->single_once = false;
-    s->nmi_waiting = false;
+    s->nmi_waiting = 0;
     s->ext = s->debug_hits = 0;
     s->debugger.hit = false;
     s->interrupt_waiting = true; /* whoever set the state may have set the APIC's too */

@@ -7,6 +7,8 @@
 #include "vcpu/soft/system-ops.h"
 #include "vcpu/soft/vm.h"
 
+#define DR6_BS 0x4000u
+
 static VcpuSegment flat(uint16_t selector, uint32_t attr)
 {
     return (VcpuSegment){.selector = selector, .limit = 0xffffffff, .attr = attr};
@@ -75,6 +77,10 @@ void soft_op_sysret(SoftCpu *cpu, const SoftOp *op)
         soft_rflags_set(cpu, (flags & 0x3c7fd7) | 2);
     else
         soft_rflags_set(cpu, soft_rflags(cpu) | FLAG_IF);
+    /* TF at its end traps, not TF at its beginning. */
+    cpu->system->no_step = true;
+    if (cpu->rflags & FLAG_TF)
+        soft_debug_trap(cpu, DR6_BS);
 }
 
 void soft_op_sysenter(SoftCpu *cpu, const SoftOp *op)

@@ -139,11 +139,52 @@ void soft_op_rsm(SoftCpu *cpu, const SoftOp *op)
     undefined(cpu, op); /* there is no system management mode to return from */
 }
 
-/* A paravirtual call, of which none is offered: -KVM_ENOSYS, at CPL above 0 -KVM_EPERM. */
+/* ---- KVM's paravirtual calls (Linux, Documentation/virt/kvm/x86/hypercalls.rst) ---- */
+
+#define HYPERCALL_SEND_IPI 10
+#define HYPERCALL_EPERM    (-1)
+#define HYPERCALL_EINVAL   (-22)
+#define HYPERCALL_ENOSYS   (-1000)
+#define ICR_DESTINATION    0x000c0800u /* shorthand and logical mode: neither fits the call */
+
+/* Bits of @set name APIC ids from @first on; returns how many of them there are. */
+static unsigned send_ipis(SoftCpu *cpu, uint64_t set, uint64_t first, uint32_t icr)
+{
+    const VcpuBus *bus = cpu->vcpu.vm->bus;
+    unsigned sent = 0;
+    for (; set; set &= set - 1) {
+        uint64_t id = first + (unsigned)__builtin_ctzll(set);
+        sent += id <= UINT32_MAX &&
+                bus->apic_send(bus->opaque, cpu->vcpu.index, (uint32_t)id, icr);
+    }
+    return sent;
+}
+
+/* RBX and RCX: a set of destinations, RDX: the APIC id of its bit 0, RSI: the ICR's low half. */
+static int64_t hypercall_send_ipi(SoftCpu *cpu)
+{
+    bool wide = cpu->mode & SOFT_MODE_CODE64;
+    uint64_t mask = wide ? UINT64_MAX : UINT32_MAX;
+    uint64_t low = cpu->gpr[GPR_RBX] & mask, high = cpu->gpr[GPR_RCX] & mask;
+    uint64_t first = (uint32_t)cpu->gpr[GPR_RDX];
+    uint32_t icr = (uint32_t)cpu->gpr[GPR_RSI];
+    if (icr & ICR_DESTINATION)
+        return HYPERCALL_EINVAL;
+    soft_sync_leave(cpu);
+    unsigned sent = send_ipis(cpu, low, first, icr) +
+                    send_ipis(cpu, high, first + (wide ? 64 : 32), icr);
+    soft_sync_enter(cpu);
+    return sent;
+}
+
 void soft_op_vmcall(SoftCpu *cpu, const SoftOp *op)
 {
+    int64_t result = HYPERCALL_ENOSYS;
     cpu->op = op;
-    int64_t result = cpu->cpl == 0 ? -1000 : -1;
+    if (cpu->cpl != 0)
+        result = HYPERCALL_EPERM;
+    else if ((uint32_t)cpu->gpr[GPR_RAX] == HYPERCALL_SEND_IPI && cpu->vcpu.vm->bus->apic_send)
+        result = hypercall_send_ipi(cpu);
     soft_gpr_write(cpu, GPR_RAX, cpu->mode & SOFT_MODE_CODE64 ? 8 : 4, (uint64_t)result);
     advance(cpu, op);
 }

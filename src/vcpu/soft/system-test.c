@@ -163,9 +163,54 @@ static void test_cpuid(Fixture *f, gconstpointer unused)
     g_assert_cmpuint(soft_cpuid(f->cpu, 0xb, 0).eax, ==, 1);
     g_assert_cmpuint(soft_cpuid(f->cpu, 0xb, 1).eax, ==, 2);
     g_assert_cmpuint(soft_cpuid(f->cpu, 0xb, 1).ebx, ==, 4);
-    g_assert_cmphex(soft_cpuid(f->cpu, 0x40000001, 0).eax, ==, 1u << 3 | 1u << 24);
+    g_assert_cmphex(soft_cpuid(f->cpu, 0x40000001, 0).eax, ==, 1u << 3 | 1u << 11 | 1u << 24);
     g_assert_cmphex(soft_cpuid(f->cpu, 0x80000001, 0).ecx & 1u << 2, ==, 0); /* SVM */
     g_assert_cmphex(soft_cpuid(f->cpu, 0x50000000, 0).eax, ==, 0);
+}
+
+static bool apic_base(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value)
+{
+    *value = ((Fixture *)opaque)->out;
+    return msr == 0x1b;
+}
+
+/* CPUID shows an APIC while IA32_APIC_BASE enables it. */
+static void test_cpuid_apic(Fixture *f, gconstpointer unused)
+{
+    f->bus.apic_msr_read = apic_base;
+    f->out = 0xfee00800;
+    g_assert_cmphex(soft_cpuid(f->cpu, 1, 0).edx & 1u << 9, !=, 0);
+    f->out = 0xfee00000;
+    g_assert_cmphex(soft_cpuid(f->cpu, 1, 0).edx & 1u << 9, ==, 0);
+    g_assert_cmphex(soft_cpuid(f->cpu, 0x80000001, 0).edx & 1u << 9, ==, 0);
+}
+
+static bool sent(void *opaque, unsigned vcpu, uint32_t apic_id, uint32_t icr)
+{
+    ((Fixture *)opaque)->out |= icr == 0xfd && apic_id < 32 ? 1u << apic_id : 0;
+    return apic_id != 9;
+}
+
+/* KVM's call 10: RBX and RCX are a set of APIC ids from RDX on. */
+static void test_send_ipi(Fixture *f, gconstpointer unused)
+{
+    static const uint8_t code[] = {0x0f, 0x01, 0xc1, 0x0f, 0x01, 0xc1, 0xe6, 0xf4};
+    f->bus.apic_send = sent;
+    f->bus.port_write = NULL;
+    memcpy(f->ram + 0x1000, code, sizeof(code));
+    f->state->seg[SEG_CS].base = f->state->seg[SEG_CS].selector = 0;
+    f->state->rip = 0x1000;
+    f->state->gpr[GPR_RAX] = 10;
+    f->state->gpr[GPR_RBX] = 0x15; /* 5, 7, 9 */
+    f->state->gpr[GPR_RCX] = 0;
+    f->state->gpr[GPR_RDX] = 5;
+    f->state->gpr[GPR_RSI] = 0xfd;
+    f->state->rflags |= FLAG_TF; /* one instruction, then #DB, whose handler is at 0:0 */
+    g_assert_true(vcpu_engine_soft.set_state(f->vcpu, f->state, NULL));
+    le16_put(f->ram + 4, 0x1006);
+    f->bus.port_write = port_write;
+    g_assert_cmpint(vcpu_engine_soft.run(f->vcpu, NULL), ==, VCPU_EXIT_KICK);
+    g_assert_cmphex(f->out, ==, 2); /* how many there were */
 }
 
 static void test_clock(Fixture *f, gconstpointer unused)
@@ -235,6 +280,8 @@ int main(int argc, char **argv)
     ADD("refused", test_refused);
     ADD("msr", test_msr);
     ADD("cpuid", test_cpuid);
+    ADD("cpuid-apic", test_cpuid_apic);
+    ADD("send-ipi", test_send_ipi);
     ADD("clock", test_clock);
     ADD("halt", test_halt);
 #undef ADD

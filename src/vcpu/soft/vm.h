@@ -118,7 +118,8 @@ typedef struct SoftSystem {
     SoftSync sync;
     _Atomic uint32_t sipi_vector;
     bool interrupt_waiting; /* signalled while interrupts were off */
-    bool nmi_waiting;       /* signalled while NMIs were masked */
+    _Atomic uint32_t nmi_signals; /* NMIs that other threads sent since the last look */
+    uint8_t nmi_waiting;          /* NMIs that were not delivered yet: at most 2 */
     bool code_breakpoints;  /* DR7 enables an execution breakpoint */
     bool data_breakpoints;  /* ... or one on data or ports, or the debugger watches something */
     SoftDebugger debugger;
