@@ -35,16 +35,18 @@ void translate_address(Translation *t, const SoftOp *op, unsigned to, bool segme
     unsigned base = op->base == SOFT_REG_NONE ? HOST_NONE : op->base;
     unsigned index = op->index == SOFT_REG_NONE ? HOST_NONE : op->index;
 
-    if (base != HOST_NONE && !guest_register_is_host(base)) {
-        emit_load(e, to, GS_GPR(base));
-        if (index == base)
-            index = to;
-        base = to;
-    }
-    if (index != HOST_NONE && index != to && !guest_register_is_host(index)) {
-        unsigned temp = to == TEMP1 ? TEMP0 : TEMP1;
+    /* Guest R9-R11 have the numbers of the temporaries, but are not there. */
+    bool load_base = base != HOST_NONE && !guest_register_is_host(base);
+    bool load_index = index != HOST_NONE && !guest_register_is_host(index);
+    if (load_index) {
+        unsigned temp = load_base && index != base ? (to == TEMP1 ? TEMP0 : TEMP1) : to;
         emit_load(e, temp, GS_GPR(index));
         index = temp;
+    }
+    if (load_base) {
+        if (op->index != op->base)
+            emit_load(e, to, GS_GPR(base));
+        base = to;
     }
     if (!fits32(op->disp)) { /* only without a base: RIP-relative, or an absolute address */
         emit_constant(e, to, (uint64_t)op->disp);
