@@ -86,7 +86,7 @@ static bool vcpu_init(SoftCpu *cpu, GError **err)
     if (!soft_mmu_init(cpu, err) || !soft_vector_init(cpu, err) || !soft_blocks_init(cpu, err))
         return false;
     uint64_t size = cpu->vcpu.vm->config.code_cache_size;
-    if (getenv("LODGE_TRANSLATE") && !cpu->vcpu.vm->config.tuning.interpreter &&
+    if (!cpu->vcpu.vm->config.tuning.interpreter &&
         !code_cache_init(cpu, (size ? size : CODE_CACHE_DEFAULT) / cpu->vcpu.vm->config.n_vcpus, err))
         return false;
     vcpu_state_reset(state, cpu->vcpu.index);
