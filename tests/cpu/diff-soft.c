@@ -1,13 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The software CPU: one vCPU in ring 3 of 64-bit mode. A case is decoded into an array of two
- * ops, the second of which stops, and its handler is called as the run loop would.
+ * The software CPU: one vCPU in ring 3 of 64-bit mode. For the interpreter a case is decoded into an
+ * array of two ops, the second of which stops, and its handler is called as the run loop would. For the
+ * translator it is a block of its own.
  */
 #include "diff.h"
 
+#include <asm/prctl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vcpu/soft/translate/cache.h"
+#include "vcpu/soft/translate/run.h"
 
 #define RAM_SIZE (1u << 20)
 /* Guest physical memory: page tables, then the data pages in an order that is not linear. */
@@ -18,6 +25,7 @@ static uint8_t *ram;
 static SoftCpu *cpu;
 static VcpuSegment segments[2][SEG_COUNT]; /* 64-bit and compatibility mode */
 static unsigned cases;
+bool diff_translator;
 
 static uint32_t page_gpa(unsigned page)
 {
@@ -85,6 +93,8 @@ void diff_soft_init(void)
     VcpuVmConfig config = {.n_vcpus = 1, .bus = &bus};
     GError *err = NULL;
     VcpuState state;
+    diff_translator = g_strcmp0(getenv("LODGE_DIFF_ENGINE"), "translator") == 0;
+    config.tuning.interpreter = !diff_translator;
     ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     VcpuVm *vm = vcpu_engine_soft.vm_new(&config, &err);
     if (!vm)
@@ -95,6 +105,10 @@ void diff_soft_init(void)
     cpu = (SoftCpu *)vcpu_engine_soft.vcpu_new(vm, 0, &err);
     if (!cpu)
         fail(err);
+    if (diff_translator && !cpu->code) {
+        fprintf(stderr, "diff: the translator is not there\n");
+        exit(99);
+    }
     for (unsigned i = 0; i < DIFF_PAGES; i++)
         memset(ram + page_gpa(i), 0xcc, 4096);
     page_tables();
@@ -154,14 +168,38 @@ static void execute(const DiffCase *c)
     ops[0].handler(cpu, &ops[0]);
 }
 
+static void forget_code(void)
+{
+    cpu->vcpu.engine->ram_dirty(cpu->vcpu.vm, page_gpa(DIFF_CODE_PAGE), 4096);
+}
+
 /* A sequence runs in the block cache until something faults, at the latest its last instruction. */
 static _Noreturn void execute_sequence(void)
 {
-    cpu->vcpu.engine->ram_dirty(cpu->vcpu.vm, page_gpa(DIFF_CODE_PAGE), 4096);
+    forget_code();
     for (;;) {
         atomic_store(&cpu->pending, 0);
-        soft_blocks_run(cpu);
+        if (diff_translator && soft_translate_possible(cpu)) {
+            cpu->code->ops_max = TRANSLATE_OPS_MAX;
+            soft_translate_run(cpu);
+        } else {
+            soft_blocks_run(cpu);
+        }
     }
+}
+
+/* Translated code reaches the vCPU through GS, the host's cases their data. */
+static void set_gs(uintptr_t base)
+{
+    if (diff_translator && syscall(SYS_arch_prctl, ARCH_SET_GS, base))
+        exit(99);
+}
+
+/* A block of one instruction: the translator returns after it, as something is pending. */
+static void execute_translated(void)
+{
+    cpu->code->ops_max = 1;
+    soft_translate_run(cpu);
 }
 
 void diff_soft_run(const DiffCase *c, DiffResult *result)
@@ -178,11 +216,17 @@ void diff_soft_run(const DiffCase *c, DiffResult *result)
     state_in(&c->in, c->code32);
     memset(result, 0, sizeof(*result));
     /* Something is pending, so that branches and stores return instead of going on. */
+    if (diff_translator)
+        forget_code();
     atomic_store(&cpu->pending, c->repeats ? 0 : SOFT_PENDING_KICK);
+    set_gs((uintptr_t)cpu);
     if (setjmp(cpu->fault_jump) == 0) {
         if (c->row->kind == DIFF_SEQUENCE)
             execute_sequence();
-        execute(c);
+        if (diff_translator && soft_translate_possible(cpu))
+            execute_translated();
+        else
+            execute(c);
         result->vector = -1;
         state_out(&result->state);
         result->state.rip = cpu->rip;
@@ -193,5 +237,9 @@ void diff_soft_run(const DiffCase *c, DiffResult *result)
             result->address = cpu->cr2;
         state_out(&result->state);
         result->state.rip = cpu->op->rip;
+        /* A repeated instruction, for which nothing was pending, went through: the filler faults. */
+        if (diff_translator && c->repeats && cpu->op->rip == c->in.rip + c->length)
+            result->vector = -1;
     }
+    set_gs(DIFF_GS_BASE);
 }

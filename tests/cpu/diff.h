@@ -90,6 +90,7 @@ void diff_generate(DiffCase *c, DiffRow *row, bool code32);
 uint64_t diff_address(void);
 
 /* diff-soft.c */
+extern bool diff_translator; /* the translator is tested, not the interpreter */
 void diff_soft_init(void);
 void diff_soft_run(const DiffCase *c, DiffResult *result);
 uint8_t *diff_soft_page(unsigned page); /* the guest's memory */
