@@ -333,14 +333,24 @@ bool translate_mov(Translation *t, const SoftOp *op)
 bool translate_lea(Translation *t, const SoftOp *op)
 {
     unsigned to = translate_target(op->reg, TEMP0);
+    EmitOperand m = { .kind = EMIT_MEM, .base = HOST_NONE, .index = HOST_NONE, .scale = op->scale,
+                      .disp = (int32_t)op->disp };
 
     if (op->size == 2)
         return false;
-    translate_address(t, op, TEMP0, false);
-    if (op->size == 4)
-        emit_mov32(&t->e, to, TEMP0);
+    if (op->base == SOFT_REG_NONE && op->index == SOFT_REG_NONE) { /* often relative to RIP */
+        emit_constant(&t->e, to, op->size == 8 && op->asize == 8 ? (uint64_t)op->disp : (uint32_t)op->disp);
+        translate_put(t, op->reg, to);
+        return true;
+    }
+    if (op->base != SOFT_REG_NONE)
+        m.base = (uint8_t)translate_get(t, op->base, TEMP0);
+    if (op->index != SOFT_REG_NONE)
+        m.index = (uint8_t)translate_get(t, op->index, TEMP1);
+    if (op->size == 4 || op->asize == 4)
+        emit_lea32(&t->e, to, m);
     else
-        emit_mov(&t->e, to, TEMP0);
+        emit_lea(&t->e, to, m);
     translate_put(t, op->reg, to);
     return true;
 }
