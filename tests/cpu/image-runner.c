@@ -4,7 +4,8 @@
  * Around the vCPUs there is RAM, a port for text (0xe9), one for the result (0xf4), and for engines
  * without an irqchip a local APIC that knows IPIs and nothing else.
  *
- * usage: image-runner ENGINE[:TUNING] IMAGE [VCPUS [triple]]      (TUNING as lodge-vmm --cpu-debug takes it)
+ * usage: image-runner ENGINE[:TUNING] IMAGE [VCPUS [triple]]
+ *        TUNING as lodge-vmm --cpu-debug takes it; engine lockstep compares it with the interpreter (lockstep.h)
  * exit:  0 passed, 1 failed, 77 the engine cannot do this here. An engine that its own probe refuses is
  *        tried nevertheless (KVM without VMX or SVM emulates a part of the instructions); then only
  *        passing counts.
@@ -16,6 +17,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "lockstep.h"
 #include "vcpu/engine.h"
 
 #define RAM_SIZE   (64u << 20)
@@ -299,6 +301,8 @@ static void start(Board *b)
 
 static const VcpuEngine *engine_named(const char *name)
 {
+    if (strcmp(name, vcpu_engine_lockstep.name) == 0)
+        return &vcpu_engine_lockstep;
     for (const VcpuEngine *const *e = vcpu_engines; *e; e++)
         if (strcmp((*e)->name, name) == 0)
             return *e;
@@ -355,6 +359,7 @@ int main(int argc, char **argv)
         b->engine->vcpu_free(b->vcpu[i]);
     b->engine->vm_free(b->vm);
 
+    lockstep_summary();
     bool want_triple = argc > 4 && strcmp(argv[4], "triple") == 0;
     if (b->triple || want_triple) {
         fprintf(stderr, "image-runner: %s\n", b->triple ? "triple fault" : "no triple fault");

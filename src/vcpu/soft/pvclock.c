@@ -57,6 +57,7 @@ void soft_pvclock_wall_clock(SoftCpu *cpu, uint64_t gpa)
     uint64_t ticks = soft_tsc(cpu) - cpu->system->msr.tsc_adjust;
     uint64_t up = (uint64_t)((unsigned __int128)ticks * 1000000u / vcpu_host_tsc_khz());
     uint64_t wall = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec - up;
+    wall = soft_observed_time(cpu, wall);
     le32_put(raw, 2);
     le32_put(raw + 4, (uint32_t)(wall / 1000000000u));
     le32_put(raw + 8, (uint32_t)(wall % 1000000000u));

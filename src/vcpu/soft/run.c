@@ -153,9 +153,12 @@ static void execute(SoftCpu *cpu)
     bool single = cpu->mode & SOFT_MODE_SINGLE, tf = cpu->rflags & FLAG_TF, shadow = cpu->shadow;
     /* MOV SS holds off code breakpoints on Intel's processors, not on AMD's. */
     bool held_off = shadow && s->shadow_ss && soft_limits.intel;
-    if (s->code_breakpoints && !(cpu->rflags & FLAG_RF) && !held_off && code_breakpoint(cpu))
+    if (s->code_breakpoints && !(cpu->rflags & FLAG_RF) && !held_off && code_breakpoint(cpu)) {
+        s->steps++;
         return;
+    }
     cpu->rflags &= ~(uint64_t)FLAG_RF;
+    s->steps++;
     s->no_step = false;
     s->shadow_new = false;
     soft_blocks_run(cpu);
@@ -192,6 +195,26 @@ static bool waits_for_sipi(const SoftCpu *cpu)
     return cpu->activity == VCPU_WAIT_FOR_SIPI && !atomic_load(&cpu->pending);
 }
 
+/* Translated code reaches the vCPU through GS, which nothing else on this thread uses. */
+static void gs_set(SoftCpu *cpu)
+{
+    if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT)
+        __asm__ volatile("wrgsbase %0" : : "r"(cpu));
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
+}
+
+/* True if the observer wants run to return. It may have run other vCPUs on this thread. */
+static bool observed(SoftCpu *cpu)
+{
+    const SoftObserver *o = cpu->system->observer;
+    if (!o)
+        return false;
+    bool leave = o->between(cpu, o->opaque);
+    gs_set(cpu);
+    return leave;
+}
+
 static VcpuExit loop(SoftCpu *cpu)
 {
     SoftSystem *s = cpu->system;
@@ -202,6 +225,7 @@ static VcpuExit loop(SoftCpu *cpu)
         break;
     case 2: /* the instruction stores into its own block, or met a watchpoint */
         cpu->rip = cpu->op->rip;
+        s->steps--;
         vcpu_count(&cpu->stats.exits_smc, 1);
         s->debug_hits = 0;
         s->debugger.hit = false;
@@ -219,6 +243,8 @@ static VcpuExit loop(SoftCpu *cpu)
         }
         if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) && take_pending(cpu))
             return VCPU_EXIT_KICK;
+        if (observed(cpu))
+            return VCPU_EXIT_KICK;
         if (cpu->activity != VCPU_WAIT_FOR_SIPI)
             deliver_events(cpu);
         if (cpu->activity == VCPU_RUNNING)
@@ -228,15 +254,6 @@ static VcpuExit loop(SoftCpu *cpu)
         else if (!s->triple && !atomic_load(&cpu->pending) && !s->exception_pending)
             sleep_until_signalled(cpu);
     }
-}
-
-/* Translated code reaches the vCPU through GS, which nothing else on this thread uses. */
-static void gs_set(SoftCpu *cpu)
-{
-    if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT)
-        __asm__ volatile("wrgsbase %0" : : "r"(cpu));
-    else
-        syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
 }
 
 VcpuExit soft_run(Vcpu *vcpu, GError **err)

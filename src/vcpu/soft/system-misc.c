@@ -259,7 +259,7 @@ static void rdtsc(SoftCpu *cpu, const SoftOp *op)
     if ((cpu->cr4 & CR4_TSD) && cpu->cpl != 0)
         soft_raise_error(cpu, EXC_GP, 0);
     _mm_lfence(); /* or the host reads it ahead of what the guest did before */
-    put_edx_eax(cpu, soft_tsc(cpu));
+    put_edx_eax(cpu, soft_observed_time(cpu, soft_tsc(cpu)));
     advance(cpu, op);
 }
 

@@ -231,7 +231,7 @@ bool soft_msr_read(SoftCpu *cpu, uint32_t index, uint64_t *value)
         return apic_read(cpu, index, value);
     switch (index) {
     case MSR_TSC:
-        *value = soft_tsc(cpu);
+        *value = soft_observed_time(cpu, soft_tsc(cpu));
         return true;
     case MSR_TSC_ADJUST:
         *value = m->tsc_adjust;
@@ -292,7 +292,7 @@ static bool efer_write(SoftCpu *cpu, uint64_t v)
 
 static void tsc_write(SoftCpu *cpu, uint64_t v)
 {
-    uint64_t delta = v - soft_tsc(cpu);
+    uint64_t delta = v - soft_observed_time(cpu, soft_tsc(cpu));
     cpu->tsc_offset += (int64_t)delta;
     cpu->system->msr.tsc_adjust += delta;
     soft_pvclock_system_time(cpu);

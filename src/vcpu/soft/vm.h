@@ -113,7 +113,21 @@ typedef struct SoftDebugger {
     VcpuDebugStop why;
 } SoftDebugger;
 
+/*
+ * Who looks on while a vCPU runs, on its thread: lockstep of two CPUs (tests/cpu/lockstep.c). With tuning
+ * "kick" every block is followed by a look.
+ */
+typedef struct SoftObserver {
+    void *opaque;
+    /* Before the next event or block, all state in SoftCpu. True: run returns VCPU_EXIT_KICK. */
+    bool (*between)(SoftCpu *cpu, void *opaque);
+    /* What the guest reads as the time (its TSC, the wall clock) instead of @now. */
+    uint64_t (*time)(SoftCpu *cpu, void *opaque, uint64_t now);
+} SoftObserver;
+
 typedef struct SoftSystem {
+    const SoftObserver *observer; /* NULL: nobody. While there is one, reading the time takes a handler. */
+    uint64_t steps; /* blocks or runs of them begun, but for those that come to nothing */
     SoftMsrs msr;
     SoftSync sync;
     _Atomic uint32_t sipi_vector;
@@ -429,6 +443,12 @@ void soft_msr_reset(SoftCpu *cpu);
 /* The MSRs that a snapshot holds; NULL-free list of @n. */
 const uint32_t *soft_msr_list(unsigned *n);
 uint64_t soft_tsc(const SoftCpu *cpu);
+/* What an instruction makes of the time @now: that, or what the observer says. */
+static inline uint64_t soft_observed_time(SoftCpu *cpu, uint64_t now)
+{
+    const SoftObserver *o = cpu->system->observer;
+    return o ? o->time(cpu, o->opaque, now) : now;
+}
 void soft_pvclock_system_time(SoftCpu *cpu);
 void soft_pvclock_wall_clock(SoftCpu *cpu, uint64_t gpa);
 bool soft_cr0_valid(uint64_t cr0);
