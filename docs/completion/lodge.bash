@@ -13,7 +13,7 @@ _lodge_run() {
     --perf-map) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
     *)
         case $current in
-        -*) mapfile -t COMPREPLY < <(compgen -W '--disk --memory --vcpus --kernel --initrd --cmdline --engine --net --mac --console --qmp --perf-map --gdb --paused --name --uuid --test-devices --dry-run --verbose --help' -- "$current") ;;
+        -*) mapfile -t COMPREPLY < <(compgen -W '--disk --memory --vcpus --kernel --initrd --cmdline --engine --cpu --net --mac --console --qmp --perf-map --gdb --paused --name --uuid --test-devices --dry-run --verbose --help' -- "$current") ;;
         *) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
         esac ;;
     esac

@@ -175,6 +175,14 @@ static bool set_vcpus(VmmOptions *o, const char *name, const char *value, GError
     return true;
 }
 
+static bool set_cpu(VmmOptions *o, const char *name, const char *value, GError **err)
+{
+    replace(&o->config->cpu, value);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(X86CpuSpec) spec = x86_cpu_parse(value, &error);
+    return spec || bad_value(err, name, value, error->message);
+}
+
 static bool set_engine(VmmOptions *o, const char *name, const char *value, GError **err)
 {
     replace(&o->config->engine, value);
@@ -305,6 +313,8 @@ static const VmmOption options_table[] = {
     {"uuid", "UUID", "its UUID; a random one if absent", set_uuid},
     {"memory", "SIZE[K|M|G|T]", "guest memory, in MiB without a suffix; 512 if absent", set_memory},
     {"vcpus", "N[,sockets=S][,cores=C][,threads=T]", "virtual CPUs and how they lie", set_vcpus},
+    {"cpu", "MODEL[,FEATURE=POLICY..][,match=..][,check=..]",
+     "what the virtual CPUs are: max, x86-64-v1 to x86-64-v4, and features one by one", set_cpu},
     {"engine", "auto|kvm|soft",
      "what runs them: hardware, Lodge's own CPU, or the first that works", set_engine},
     {"kernel", "FILE", "Linux bzImage, PVH ELF or multiboot kernel", set_kernel},

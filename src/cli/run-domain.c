@@ -39,7 +39,7 @@ void run_options_free(RunOptions *o)
         return;
     char *strings[] = {o->file,   o->name, o->uuid, o->kernel,  o->initrd, o->cmdline,
                        o->engine, o->net,  o->mac,  o->console, o->qmp,
-                       o->perf_map, o->gdb};
+                       o->perf_map, o->gdb, o->cpu};
     for (unsigned i = 0; i < G_N_ELEMENTS(strings); i++)
         g_free(strings[i]);
     g_ptr_array_unref(o->disks);
@@ -288,6 +288,8 @@ static bool apply(Domain *domain, const RunOptions *options, GError **err)
         apply_memory(domain, options->memory_kib);
     if (options->n_vcpus)
         apply_vcpus(domain, options->n_vcpus);
+    if (options->cpu)
+        run_cpu_apply(domain, options->cpu);
     if (options->kernel) {
         g_autofree char *path = g_canonicalize_filename(options->kernel, NULL);
         replace(&domain->os->kernel, path);

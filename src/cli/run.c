@@ -80,6 +80,11 @@ static bool set_engine(void *state, const char *value, GError **err)
     return set_string(&((RunOptions *)state)->engine, value);
 }
 
+static bool set_cpu(void *state, const char *value, GError **err)
+{
+    return run_cpu_check(value, err) && set_string(&((RunOptions *)state)->cpu, value);
+}
+
 static bool set_net(void *state, const char *value, GError **err)
 {
     return set_string(&((RunOptions *)state)->net, value);
@@ -186,6 +191,8 @@ const CliOption cli_run_options[] = {
     {"engine", "auto|kvm|soft", CLI_VALUE_WORDS,
      "what runs the vCPUs: hardware virtualization, Lodge's software CPU, or the first that works",
      set_engine},
+    {"cpu", "MODEL[,+FEATURE][,-FEATURE]..", CLI_VALUE_ANY,
+     "what the vCPUs are: max, x86-64-v1 to x86-64-v4, with features more or less", set_cpu},
     {"net", "user|none", CLI_VALUE_WORDS, "the first network interface, or none at all", set_net},
     {"mac", "MAC", CLI_VALUE_ANY, "address of the first network interface", set_mac},
     {"console", "stdio|FILE|unix:PATH", CLI_VALUE_FILE, "where the first serial line leads",

@@ -25,9 +25,9 @@ const char *const domain_timer_names[] = {"",    "platform", "pit",         "rtc
                                           "tsc", "kvmclock", "hypervclock", "armvtimer", NULL};
 const char *const domain_cpu_mode_names[] = {"",        "custom", "host-model", "host-passthrough",
                                              "maximum", NULL};
-static const char *const cpu_match_names[] = {"", "minimum", "exact", "strict", NULL};
-static const char *const cpu_check_names[] = {"", "none", "partial", "full", NULL};
-static const char *const cpu_policy_names[] = {"",        "force",  "require", "optional",
+const char *const domain_cpu_match_names[] = {"", "minimum", "exact", "strict", NULL};
+const char *const domain_cpu_check_names[] = {"", "none", "partial", "full", NULL};
+const char *const domain_cpu_policy_names[] = {"",        "force",  "require", "optional",
                                                "disable", "forbid", NULL};
 static const char *const on_off_names[] = {"", "on", "off", NULL};
 
@@ -133,7 +133,7 @@ static const ConfigField cpu_model_fields[] = {
     F(DomainCpuModel, name, "", FIELD_STRING),
     {0},
 };
-static const ConfigSchema cpu_model_schema = {sizeof(DomainCpuModel), cpu_model_fields, NULL};
+const ConfigSchema domain_cpu_model_schema = {sizeof(DomainCpuModel), cpu_model_fields, NULL};
 
 static const ConfigField topology_fields[] = {
     F(DomainCpuTopology, sockets, "@sockets", FIELD_UINT, .max = 4096, .flags = FIELD_REQUIRED),
@@ -154,23 +154,23 @@ const ConfigSchema domain_cpu_topology_schema = {sizeof(DomainCpuTopology), topo
                                                  check_topology};
 
 static const ConfigField cpu_feature_fields[] = {
-    ENUM(DomainCpuFeature, policy, "@policy", cpu_policy_names),
+    ENUM(DomainCpuFeature, policy, "@policy", domain_cpu_policy_names),
     F(DomainCpuFeature, name, "@name", FIELD_STRING, .flags = FIELD_REQUIRED),
     {0},
 };
-static const ConfigSchema cpu_feature_schema = {sizeof(DomainCpuFeature), cpu_feature_fields, NULL};
+const ConfigSchema domain_cpu_feature_schema = {sizeof(DomainCpuFeature), cpu_feature_fields, NULL};
 
 static const ConfigField cpu_fields[] = {
     ENUM(DomainCpu, mode, "@mode", domain_cpu_mode_names),
-    ENUM(DomainCpu, match, "@match", cpu_match_names),
-    ENUM(DomainCpu, check, "@check", cpu_check_names),
+    ENUM(DomainCpu, match, "@match", domain_cpu_match_names),
+    ENUM(DomainCpu, check, "@check", domain_cpu_check_names),
     F(DomainCpu, migratable, "@migratable", FIELD_STRING),
-    OBJECT(DomainCpu, model, "model", cpu_model_schema),
+    OBJECT(DomainCpu, model, "model", domain_cpu_model_schema),
     F(DomainCpu, vendor, "vendor", FIELD_STRING),
     OBJECT(DomainCpu, topology, "topology", domain_cpu_topology_schema),
     NODE(DomainCpu, cache, "cache"),
     NODE(DomainCpu, maxphysaddr, "maxphysaddr"),
-    F(DomainCpu, features, "feature", FIELD_LIST, .detail = &cpu_feature_schema),
+    F(DomainCpu, features, "feature", FIELD_LIST, .detail = &domain_cpu_feature_schema),
     NODE(DomainCpu, numa, "numa"),
     {0},
 };

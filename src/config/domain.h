@@ -396,6 +396,9 @@ extern const char *const domain_interface_type_names[];
 extern const char *const domain_chardev_type_names[];
 extern const char *const domain_timer_names[];
 extern const char *const domain_cpu_mode_names[];
+extern const char *const domain_cpu_match_names[];
+extern const char *const domain_cpu_check_names[];
+extern const char *const domain_cpu_policy_names[];
 extern const char *const domain_boot_device_names[];
 extern const char *const domain_clock_names[];
 extern const char *const domain_action_names[];
@@ -403,7 +406,8 @@ extern const ConfigSchema domain_schema;
 extern const ConfigSchema domain_address_schema, domain_alias_schema, domain_boot_order_schema;
 extern const ConfigSchema domain_memory_schema, domain_vcpu_schema, domain_os_schema,
     domain_os_type_schema, domain_features_schema, domain_apic_schema, domain_cpu_schema,
-    domain_cpu_topology_schema, domain_clock_schema, domain_timer_schema;
+    domain_cpu_topology_schema, domain_cpu_model_schema, domain_cpu_feature_schema,
+    domain_clock_schema, domain_timer_schema;
 extern const ConfigSchema domain_disk_driver_schema, domain_disk_source_schema,
     domain_disk_target_schema, domain_mac_schema, domain_model_schema,
     domain_interface_source_schema, domain_chardev_source_schema, domain_chardev_target_schema,

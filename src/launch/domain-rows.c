@@ -155,17 +155,9 @@ static void plan_vcpus(Plan *plan)
 
 static void plan_cpu(Plan *plan)
 {
-    const DomainCpu *cpu = plan->domain->cpu;
-    if (!cpu)
-        return;
-    judge_nodes(plan, cpu_rows, cpu);
-    if (cpu->model && cpu->model->name)
-        plan_warn(plan, cpu->model->object.line, "cpu/model",
-                  "named models are not built yet: the guest sees all that the engine has");
-    if (cpu->features->len > 0)
-        plan_warn(plan, ((ConfigObject *)cpu->features->pdata[0])->line, "cpu/feature",
-                  "%u feature%s not applied: the guest sees all that the engine has",
-                  cpu->features->len, cpu->features->len == 1 ? "" : "s");
+    if (plan->domain->cpu)
+        judge_nodes(plan, cpu_rows, plan->domain->cpu);
+    plan_cpu_model(plan);
 }
 
 static bool is_q35(const char *machine)

@@ -38,6 +38,8 @@ void plan_option(Plan *plan, const char *option, const char *value); /* @value N
 
 /* launch/domain-rows.c */
 void plan_domain(Plan *plan);
+/* launch/cpu-plan.c: <cpu>'s model and features */
+void plan_cpu_model(Plan *plan);
 /* launch/device-rows.c */
 void plan_devices(Plan *plan);
 /* launch/chardev-rows.c */

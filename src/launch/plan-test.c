@@ -142,6 +142,48 @@ static void test_absolute_clock(void)
     g_assert_not_reached();
 }
 
+static void test_cpu(void)
+{
+    static const struct {
+        const char *cpu, *expected; /* argument, or part of the refusal after "!" */
+    } cases[] = {
+        {"", ""},
+        {"<cpu mode='host-passthrough' migratable='on'/>", ""},
+        {"<cpu mode='maximum'><feature name='aes' policy='disable'/></cpu>", "max,aes=disable"},
+        {"<cpu mode='host-model' check='none'><model fallback='allow'>Haswell</model></cpu>",
+         "max,check=off"},
+        {"<cpu match='minimum'><model>x86-64-v2</model><feature name='sse4_1'/></cpu>",
+         "x86-64-v2,sse4.1=require,match=minimum"},
+        {"<cpu><model fallback='forbid'>Haswell</model></cpu>", "!x86-64-v3"},
+        {"<cpu><model>i8080</model></cpu>", "!i8080"},
+        {"<cpu><feature name='warp'/></cpu>", "!warp"},
+        {"<cpu><feature name='warp' policy='disable'/></cpu>", ""},
+        {"<clock><timer name='kvmclock' present='no'/></clock>", "max,kvmclock=disable"},
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autoptr(GError) err = NULL;
+        g_autofree char *xml = g_strdup_printf(
+            "<domain type='kvm'><name>g</name><memory>65536</memory><os><type>hvm</type>"
+            "<kernel>/k</kernel></os>%s</domain>",
+            cases[i].cpu);
+        g_autoptr(Domain) domain = domain_parse(xml, strlen(xml), "t.xml", &err);
+        g_assert_no_error(err);
+        LaunchOptions options = {0};
+        g_autoptr(LaunchPlan) plan = launch_plan_new(domain, &options, &err);
+        if (cases[i].expected[0] == '!') {
+            g_assert_error(err, LODGE_ERROR, LODGE_ERROR_UNSUPPORTED);
+            g_assert_nonnull(strstr(err->message, cases[i].expected + 1));
+            continue;
+        }
+        g_assert_no_error(err);
+        const char *cpu = "";
+        for (guint j = 0; plan->argv->pdata[j]; j++)
+            if (strcmp(plan->argv->pdata[j], "--cpu") == 0)
+                cpu = plan->argv->pdata[j + 1];
+        g_assert_cmpstr(cpu, ==, cases[i].expected);
+    }
+}
+
 static void test_test_devices(void)
 {
     g_autoptr(Domain) domain = domain_new("g", 65536, 1);
@@ -187,6 +229,7 @@ int main(int argc, char **argv)
     g_test_add_func("/launch/nothing-is-silent", test_nothing_is_silent);
     g_test_add_func("/launch/engine", test_engine);
     g_test_add_func("/launch/absolute-clock", test_absolute_clock);
+    g_test_add_func("/launch/cpu", test_cpu);
     g_test_add_func("/launch/test-devices", test_test_devices);
     g_test_add_func("/launch/process", test_process);
     int status = g_test_run();

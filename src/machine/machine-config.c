@@ -85,6 +85,7 @@ void machine_config_free(MachineConfig *config)
     g_free(config->initrd);
     g_free(config->cmdline);
     g_free(config->perf_map);
+    g_free(config->cpu);
     g_ptr_array_unref(config->drives);
     g_ptr_array_unref(config->chardevs);
     g_ptr_array_unref(config->netdevs);
@@ -119,6 +120,7 @@ MachineConfig *machine_config_copy(const MachineConfig *from)
     config->initrd = g_strdup(from->initrd);
     config->cmdline = g_strdup(from->cmdline);
     config->perf_map = g_strdup(from->perf_map);
+    config->cpu = g_strdup(from->cpu);
     config->drives = lists.drives;
     config->chardevs = lists.chardevs;
     config->netdevs = lists.netdevs;

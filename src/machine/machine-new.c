@@ -48,7 +48,9 @@ Machine *machine_new(const MachineConfig *config, GError **err)
     Machine *m = machine_new_bare(config, engine, err);
     if (!m)
         return NULL;
-    m->engine_reason = g_steal_pointer(&reason);
+    m->engine_reason = m->vm->cpu_lacking
+                           ? g_strdup_printf("%s; the CPU has no %s", reason, m->vm->cpu_lacking)
+                           : g_steal_pointer(&reason);
     m->tsc_khz = vcpu_host_tsc_khz;
     m->close_host = close_host;
     machine_lock(m);

@@ -52,6 +52,10 @@ bool machine_vcpus_init(Machine *m, GError **err)
         .perf_map = m->config->perf_map,
         .tuning = m->config->cpu_tuning,
     };
+    g_autoptr(X86CpuSpec) cpu = NULL;
+    if (m->config->cpu && !(cpu = x86_cpu_parse(m->config->cpu, err)))
+        return false;
+    config.cpu = cpu;
     m->vm = m->engine->vm_new(&config, err);
     if (!m->vm)
         return false;

@@ -41,6 +41,7 @@ typedef struct MachineConfig {
     unsigned n_vcpus, sockets, cores, threads;
     char *kernel, *initrd, *cmdline; /* paths; kernel may be NULL */
     VcpuTuning cpu_tuning;
+    char *cpu; /* X86CpuSpec as x86_cpu_parse takes it; NULL: all that the engine has */
     char *perf_map; /* where the engine writes a perf map (VcpuVmConfig); NULL: nowhere */
     int64_t rtc_offset_s;            /* guest RTC = host UTC + this */
     bool hpet;

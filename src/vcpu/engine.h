@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/x86-cpu.h"
 #include "vcpu/state.h"
 
 #define VCPU_COUNT_MAX     64
@@ -122,6 +123,7 @@ typedef struct VcpuVmConfig {
     const VcpuBus *bus; /* outlives the VM */
     /* Topology for CPUID; n_vcpus = sockets * cores * threads. 0 means 1. */
     unsigned sockets, cores, threads;
+    const X86CpuSpec *cpu; /* NULL: all that the engine has. Read by vm_new only. */
     uint64_t code_cache_size; /* soft only; 0 = default (7 MiB) */
     /* soft only, others refuse it: where to write a perf map of translated code; NULL: nowhere. "%p" in it
      * stands for the process's number. Read by vm_new only. */
@@ -228,6 +230,7 @@ struct VcpuVm {
     const VcpuBus *bus;
     VcpuVmConfig config;
     VcpuRamSlot ram[VCPU_RAM_SLOTS_MAX]; /* size 0: unused */
+    char *cpu_lacking; /* features that config.cpu asked for and does without; NULL: none */
 };
 
 struct Vcpu {

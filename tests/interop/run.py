@@ -110,6 +110,23 @@ def options_alone_and_their_dry_run():
 
 
 @test
+def cpu_models():
+    guest = Guest(text(COM1, b"hello\n") + POWER_OFF)
+    options = ["--kernel", guest.path("kernel"), "--memory", "16M", "--net", "none", "--engine", "soft", "--cpu", "x86-64-v1,+cx16,-pcid"]
+    dry = guest.run(*options, "--dry-run")
+    assert dry.returncode == 0 and "<model fallback='forbid'>x86-64-v1</model>" in dry.stdout, dry
+    assert "<feature policy='require' name='cx16'/>" in dry.stdout and "<feature policy='disable' name='pcid'/>" in dry.stdout, dry
+    guest.write("dry.xml", dry.stdout.encode())
+    done = guest.run(guest.path("dry.xml"))
+    assert done.returncode == 0 and "hello" in done.stdout, done
+    for wrong, part in (("i8080", "x86-64-v3"), ("max,aes", "+aes"), ("max,+warp", "warp")):
+        expect_error(guest.run("--kernel", guest.path("kernel"), "--cpu", wrong), part)
+    expect_error(guest.run(*options[:-1], "max,+vmx"), "vmx")
+    done = guest.run(*options[:-1], "max,+aes")
+    assert (done.returncode == 0) == ("aes" not in done.stderr), done
+
+
+@test
 def document_from_standard_input():
     guest = Guest(text(COM1, b"hello\n") + POWER_OFF)
     with open(guest.path("guest.xml"), "rb") as f:

@@ -22,7 +22,8 @@ typedef struct KvmVm {
     VcpuVm vm; /* first */
     int dev_fd, fd;
     size_t run_size;           /* of the mapping shared with each vCPU */
-    struct kvm_cpuid2 *cpuid;  /* what the host's KVM supports */
+    struct kvm_cpuid2 *cpuid;  /* what the guest sees, apart from each vCPU's own numbers */
+    uint32_t ecx1_mask;        /* of leaf 1 ECX: what the CPU model allows */
     struct kvm_msr_list *msrs; /* what it saves */
     bool logging[VCPU_RAM_SLOTS_MAX];
     pthread_mutex_t routes_lock; /* guards routes */
@@ -55,7 +56,8 @@ bool kvm_get_state(Vcpu *vcpu, VcpuState *state, GError **err);
 bool kvm_set_state(Vcpu *vcpu, const VcpuState *state, GError **err);
 
 /* kvm-cpuid.c: what KVM supports, with this vCPU's APIC id and the configured topology. */
-bool kvm_cpuid_load(KvmVm *kvm, GError **err);
+/* @spec: see VcpuVmConfig.cpu. */
+bool kvm_cpuid_load(KvmVm *kvm, const X86CpuSpec *spec, GError **err);
 bool kvm_cpuid_apply(KvmVcpu *kv, GError **err);
 
 /* kvm-irq.c */

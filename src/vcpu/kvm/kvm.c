@@ -31,11 +31,12 @@ static void kvm_vm_free(VcpuVm *vm)
         close(kvm->dev_fd);
     pthread_mutex_destroy(&kvm->routes_lock);
     g_free(kvm->cpuid);
+    g_free(kvm->vm.cpu_lacking);
     g_free(kvm->msrs);
     g_free(kvm);
 }
 
-static bool vm_open(KvmVm *kvm, GError **err)
+static bool vm_open(KvmVm *kvm, const VcpuVmConfig *config, GError **err)
 {
     kvm->dev_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     if (kvm->dev_fd < 0)
@@ -49,7 +50,7 @@ static bool vm_open(KvmVm *kvm, GError **err)
     kvm->msrs->nmsrs = MSR_LIST_MAX;
     if (ioctl(kvm->dev_fd, KVM_GET_MSR_INDEX_LIST, kvm->msrs) < 0)
         return lodge_fail_errno(err, errno, "KVM list of MSRs");
-    return kvm_cpuid_load(kvm, err) && kvm_irqchip_create(kvm, err);
+    return kvm_cpuid_load(kvm, config->cpu, err) && kvm_irqchip_create(kvm, err);
 }
 
 static VcpuVm *kvm_vm_new(const VcpuVmConfig *config, GError **err)
@@ -67,7 +68,8 @@ static VcpuVm *kvm_vm_new(const VcpuVmConfig *config, GError **err)
     kvm->vm = (VcpuVm){.engine = &vcpu_engine_kvm, .bus = config->bus, .config = *config};
     kvm->dev_fd = kvm->fd = -1;
     pthread_mutex_init(&kvm->routes_lock, NULL);
-    if (!vm_open(kvm, err)) {
+    kvm->vm.config.cpu = NULL; /* the caller's */
+    if (!vm_open(kvm, config, err)) {
         kvm_vm_free(&kvm->vm);
         return NULL;
     }

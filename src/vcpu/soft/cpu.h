@@ -452,5 +452,9 @@ typedef struct SoftFeatures {
         lzcnt, adx, sha, rdrand, rdseed, fsgsbase, rdpid, clflushopt, clwb, erms, fsrm, rdtscp, invpcid,
         xsaveopt, xsavec, xgetbv1, cx16, vaes, vpclmul, gfni, prefetchw;
 } SoftFeatures;
-extern SoftFeatures soft_features; /* filled once by soft_features_init (cpuid.c) before the first VM */
+/*
+ * Of this process, as decode tables look at it: all VMs that live at one time have the same. Filled by
+ * soft_features_init (all that there is) and narrowed by soft_cpu_model_set (cpuid.c).
+ */
+extern SoftFeatures soft_features;
 void soft_features_init(void);

@@ -6,6 +6,7 @@
  */
 #include <cpuid.h>
 
+#include "base/error.h"
 #include "vcpu/soft/vm.h"
 
 SoftFeatures soft_features;
@@ -53,6 +54,22 @@ static void features_init(SoftFeatures *f)
         f->avx2 = f->fma = f->f16c = f->vaes = f->vpclmul = false;
 }
 
+static void limits_init(SoftLimits *limits)
+{
+    unsigned bits = host.ext8.eax & 0xff;
+    *limits = (SoftLimits){
+        .intel = host.basic.ebx == signature_INTEL_ebx, .smep = true, .smap = true, .umip = true,
+        .pcid = true, .page1g = true, .nx = true, .xsave = true,
+        .physical_bits = CLAMP(bits, 36, 48),
+        .cr4_allowed = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE |
+                       CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP |
+                       CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP,
+        .efer_allowed = EFER_SCE | EFER_LME | EFER_NXE,
+    };
+}
+
+static void model_init(void);
+
 void soft_features_init(void)
 {
     static gsize done;
@@ -71,16 +88,8 @@ void soft_features_init(void)
         memcpy(&host.brand[i * 4], &c, sizeof(c));
     }
     features_init(&soft_features);
-    unsigned bits = host.ext8.eax & 0xff;
-    soft_limits = (SoftLimits){
-        .intel = host.basic.ebx == signature_INTEL_ebx, .smep = true, .smap = true, .umip = true,
-        .pcid = true, .page1g = true, .nx = true,
-        .physical_bits = CLAMP(bits, 36, 48),
-        .cr4_allowed = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE |
-                       CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP |
-                       CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP,
-        .efer_allowed = EFER_SCE | EFER_LME | EFER_NXE,
-    };
+    limits_init(&soft_limits);
+    model_init();
     g_once_init_leave(&done, 1);
 }
 
@@ -373,11 +382,143 @@ static SoftCpuid extended(const SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
     return c;
 }
 
-SoftCpuid soft_cpuid(SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
+static SoftCpuid unfiltered(const SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
 {
     if (leaf >= 0x80000000)
         return extended(cpu, leaf, subleaf);
     if (leaf >= 0x40000000 && leaf < 0x40000100)
         return hypervisor(leaf);
     return basic(cpu, leaf, subleaf);
+}
+
+/* ---- models ---- */
+
+/* Of the VMs that live; what there is without a model. */
+static struct {
+    GMutex lock;
+    unsigned users;
+    X86FeatureSet offered;
+    uint32_t mask[X86_WORDS]; /* by x86_word_mask */
+    X86FeatureSet max_offered;
+    SoftFeatures max_features;
+    SoftLimits max_limits;
+} model;
+
+static uint32_t *word_of(SoftCpuid *c, X86Word word)
+{
+    uint32_t *const regs[] = {&c->eax, &c->ebx, &c->ecx, &c->edx};
+    return regs[x86_word_places[word].reg];
+}
+
+SoftCpuid soft_cpuid(SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
+{
+    SoftCpuid c = unfiltered(cpu, leaf, subleaf);
+    for (unsigned w = 0; w < X86_WORDS; w++)
+        if (x86_word_places[w].leaf == leaf && x86_word_places[w].subleaf == subleaf)
+            *word_of(&c, w) &= model.mask[w];
+    if (leaf == 0xd && !soft_limits.xsave)
+        c = (SoftCpuid){0};
+    return c;
+}
+
+/* What CPUID says of itself in 64-bit mode, with XSAVE enabled and more than one core. */
+static void max_set(X86FeatureSet *set)
+{
+    VcpuBus bus = {0};
+    VcpuVm vm = {.bus = &bus, .config = {.cores = 2}};
+    SoftCpu *cpu = g_aligned_alloc0(1, sizeof(SoftCpu), _Alignof(SoftCpu));
+    cpu->vcpu.vm = &vm;
+    cpu->cr4 = CR4_OSXSAVE;
+    cpu->mode = SOFT_MODE_LONG | SOFT_MODE_CODE64;
+    for (unsigned w = 0; w < X86_WORDS; w++) {
+        SoftCpuid c = unfiltered(cpu, x86_word_places[w].leaf, x86_word_places[w].subleaf);
+        set->word[w] = *word_of(&c, w);
+    }
+    g_aligned_free(cpu);
+}
+
+static void model_init(void)
+{
+    model.max_features = soft_features;
+    model.max_limits = soft_limits;
+    memset(model.mask, 0xff, sizeof(model.mask));
+    max_set(&model.max_offered);
+    model.offered = model.max_offered;
+}
+
+/* A feature that decoding looks at, by the name that it has in CPUID. */
+#define DECODED(member, name) {offsetof(SoftFeatures, member), name}
+static const struct {
+    size_t offset;
+    const char *name;
+} decoded[] = {
+    DECODED(sse3, "pni"), DECODED(ssse3, "ssse3"), DECODED(sse41, "sse4.1"), DECODED(sse42, "sse4.2"),
+    DECODED(popcnt, "popcnt"), DECODED(movbe, "movbe"), DECODED(aes, "aes"),
+    DECODED(pclmul, "pclmulqdq"), DECODED(f16c, "f16c"), DECODED(fma, "fma"), DECODED(avx, "avx"),
+    DECODED(avx2, "avx2"), DECODED(bmi1, "bmi1"), DECODED(bmi2, "bmi2"), DECODED(lzcnt, "abm"),
+    DECODED(adx, "adx"), DECODED(sha, "sha-ni"), DECODED(rdrand, "rdrand"),
+    DECODED(rdseed, "rdseed"), DECODED(fsgsbase, "fsgsbase"), DECODED(rdpid, "rdpid"),
+    DECODED(clflushopt, "clflushopt"), DECODED(clwb, "clwb"), DECODED(erms, "erms"),
+    DECODED(fsrm, "fsrm"), DECODED(rdtscp, "rdtscp"), DECODED(invpcid, "invpcid"),
+    DECODED(xsaveopt, "xsaveopt"), DECODED(xsavec, "xsavec"), DECODED(xgetbv1, "xgetbv1"),
+    DECODED(cx16, "cx16"), DECODED(vaes, "vaes"), DECODED(vpclmul, "vpclmulqdq"),
+    DECODED(gfni, "gfni"), DECODED(prefetchw, "3dnowprefetch"),
+};
+
+static bool offers(const X86FeatureSet *set, const char *name)
+{
+    return x86_has(set, x86_feature_find(name));
+}
+
+static void narrow(const X86FeatureSet *set)
+{
+    soft_features = model.max_features;
+    for (unsigned i = 0; i < G_N_ELEMENTS(decoded); i++) {
+        bool *have = (bool *)((char *)&soft_features + decoded[i].offset);
+        *have = *have && offers(set, decoded[i].name);
+    }
+    SoftLimits *l = &soft_limits;
+    *l = model.max_limits;
+    l->smep = offers(set, "smep");
+    l->smap = offers(set, "smap");
+    l->umip = offers(set, "umip");
+    l->pcid = offers(set, "pcid");
+    l->page1g = offers(set, "pdpe1gb");
+    l->nx = offers(set, "nx");
+    l->xsave = offers(set, "xsave");
+    l->cr4_allowed &= ~(uint64_t)((l->smep ? 0 : CR4_SMEP) | (l->smap ? 0 : CR4_SMAP) |
+                                  (l->umip ? 0 : CR4_UMIP) | (l->pcid ? 0 : CR4_PCIDE) |
+                                  (l->xsave ? 0 : CR4_OSXSAVE) |
+                                  (soft_features.fsgsbase ? 0 : CR4_FSGSBASE));
+    if (!l->nx)
+        l->efer_allowed &= ~(uint64_t)EFER_NXE;
+}
+
+bool soft_cpu_model_take(const X86CpuSpec *spec, char **lacking, GError **err)
+{
+    X86FeatureSet offered;
+    soft_features_init();
+    if (!x86_cpu_resolve(spec, &model.max_offered, &offered, lacking, err))
+        return false;
+    g_mutex_lock(&model.lock);
+    bool same = memcmp(&offered, &model.offered, sizeof(offered)) == 0;
+    bool ok = same || !model.users;
+    if (ok)
+        model.users++;
+    if (ok && !same) {
+        model.offered = offered;
+        for (unsigned w = 0; w < X86_WORDS; w++)
+            model.mask[w] = x86_word_mask(spec, &offered, (X86Word)w);
+        narrow(&offered);
+    }
+    g_mutex_unlock(&model.lock);
+    return ok || lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                            "another guest of this process has another CPU model");
+}
+
+void soft_cpu_model_release(void)
+{
+    g_mutex_lock(&model.lock);
+    model.users--;
+    g_mutex_unlock(&model.lock);
 }

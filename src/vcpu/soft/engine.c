@@ -26,13 +26,19 @@ static VcpuVm *soft_vm_new(const VcpuVmConfig *config, GError **err)
                    VCPU_COUNT_MAX);
         return NULL;
     }
-    soft_features_init();
+    g_autofree char *lacking = NULL;
+    if (!soft_cpu_model_take(config->cpu, &lacking, err))
+        return NULL;
     SoftVm *vm = g_new0(SoftVm, 1);
     vm->vm.engine = &vcpu_engine_soft;
     vm->vm.bus = config->bus;
     vm->vm.config = *config;
-    vm->vm.config.perf_map = NULL; /* the caller's */
+    vm->vm.config.perf_map = NULL; /* the caller's, as is the next */
+    vm->vm.config.cpu = NULL;
+    vm->vm.cpu_lacking = g_steal_pointer(&lacking);
     if (config->perf_map && !(vm->perf_map = soft_perf_map_open(config->perf_map, err))) {
+        soft_cpu_model_release();
+        g_free(vm->vm.cpu_lacking);
         g_free(vm);
         return NULL;
     }
@@ -49,6 +55,8 @@ static void soft_vm_free(VcpuVm *base)
         return;
     soft_ram_free(vm);
     soft_perf_map_close(vm->perf_map);
+    soft_cpu_model_release();
+    g_free(vm->vm.cpu_lacking);
     pthread_mutex_destroy(&vm->exclusive_lock);
     g_free(vm);
 }

@@ -48,12 +48,19 @@
 /* The reads and writes of paging that CPUID offers (SDM vol. 3 4.1.4); filled by soft_features_init. */
 typedef struct SoftLimits {
     bool intel;           /* the vendor advertised: where Intel and AMD differ, follow it */
-    bool smep, smap, umip, pcid, page1g, nx;
+    bool smep, smap, umip, pcid, page1g, nx, xsave;
     unsigned physical_bits;
     uint64_t cr4_allowed;
     uint64_t efer_allowed;
 } SoftLimits;
 extern SoftLimits soft_limits;
+
+/*
+ * A VM is made whose CPUs are @spec's (NULL: all that there is). Fails if @spec cannot be met, or if
+ * VMs of another specification live. *lacking: see x86_cpu_resolve. Release when the VM is freed.
+ */
+bool soft_cpu_model_take(const X86CpuSpec *spec, char **lacking, GError **err);
+void soft_cpu_model_release(void);
 
 /* ---- the VM --------------------------------------------------------------------------------- */
 
