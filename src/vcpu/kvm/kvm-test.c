@@ -239,6 +239,110 @@ static void test_state(void)
     guest_free(&g);
 }
 
+/* Without hardware behind it, KVM knows neither INT3 nor data breakpoints. */
+static bool has_hardware(void)
+{
+    g_autofree char *why = NULL;
+    return vcpu_engine_kvm.probe(&why);
+}
+
+static VcpuDebugStop run_to_stop(Guest *g, const VcpuDebug *debug, uint64_t rip)
+{
+    g_autoptr(GError) err = NULL;
+    g_autofree VcpuState *state = g_new0(VcpuState, 1);
+    g_assert_true(vcpu_engine_kvm.debug(g->vcpu, debug, &err));
+    VcpuExit why = vcpu_engine_kvm.run(g->vcpu, &err);
+    g_assert_no_error(err);
+    g_assert_cmpint(why, ==, VCPU_EXIT_DEBUG);
+    g_assert_true(vcpu_engine_kvm.get_state(g->vcpu, state, &err));
+    g_assert_cmphex(state->rip, ==, rip);
+    return vcpu_engine_kvm.debug_stop(g->vcpu);
+}
+
+/* nop; inc eax; mov [5000],eax; int3 (the debugger's); out f4,al; jmp $ */
+static void test_debug(void)
+{
+    static const uint8_t code[] = {0x90, 0x40, 0xa3, 0x00, 0x50, 0x00, 0x00,
+                                   0xcc, 0xe6, 0xf4, 0xeb, 0xfe};
+    const VcpuBreakpoint points[] = {{CODE + 1, 1, VCPU_BREAK_HARDWARE},
+                                     {0x5000, 4, VCPU_BREAK_WRITE},
+                                     {CODE + 7, 1, VCPU_BREAK_SOFTWARE}};
+    Guest g;
+    if (!guest_new(&g))
+        return;
+    memcpy(g.ram + CODE, code, sizeof(code));
+    enter_protected(&g);
+    VcpuDebug debug = {.active = true, .n = 3, .breakpoints = points};
+    VcpuDebugStop stop = run_to_stop(&g, &debug, CODE + 1);
+    g_assert_false(stop.step);
+    g_assert_cmpint(stop.kind, ==, VCPU_BREAK_HARDWARE);
+    g_assert_cmphex(stop.address, ==, CODE + 1);
+    debug = (VcpuDebug){.active = true, .step = true};
+    g_assert_true(run_to_stop(&g, &debug, CODE + 2).step);
+    debug = (VcpuDebug){.active = true, .n = 3, .breakpoints = points};
+    if (has_hardware()) {
+        stop = run_to_stop(&g, &debug, CODE + 7);
+        g_assert_cmpint(stop.kind, ==, VCPU_BREAK_WRITE);
+        g_assert_cmphex(stop.address, ==, 0x5000);
+        stop = run_to_stop(&g, &debug, CODE + 7);
+        g_assert_cmpint(stop.kind, ==, VCPU_BREAK_SOFTWARE);
+    }
+    g.ram[CODE + 7] = 0x90;
+    debug.active = false;
+    g_autoptr(GError) err = NULL;
+    g_assert_true(vcpu_engine_kvm.debug(g.vcpu, &debug, &err));
+    g_assert_cmpint(vcpu_engine_kvm.run(g.vcpu, &err), ==, VCPU_EXIT_KICK);
+    guest_free(&g);
+}
+
+/* An INT3 that nobody but the guest put there is the guest's. */
+static void test_guest_int3(void)
+{
+    static const uint8_t code[] = {0xcc, 0xeb, 0xfe}, handler[] = {0xb0, 0x09, 0xe6, 0xf4, 0xeb, 0xfe};
+    const VcpuBreakpoint elsewhere = {CODE + 0x80, 1, VCPU_BREAK_SOFTWARE};
+    const uint64_t gate = 0x00008e0000080000ull | HANDLER;
+    Guest g;
+    if (!has_hardware()) {
+        g_test_skip("no hardware behind KVM");
+        return;
+    }
+    if (!guest_new(&g))
+        return;
+    g_autoptr(GError) err = NULL;
+    memcpy(g.ram + CODE, code, sizeof(code));
+    memcpy(g.ram + HANDLER, handler, sizeof(handler));
+    memcpy(g.ram + IDT + 3 * 8, &gate, sizeof(gate));
+    enter_protected(&g);
+    VcpuDebug debug = {.active = true, .n = 1, .breakpoints = &elsewhere};
+    g_assert_true(vcpu_engine_kvm.debug(g.vcpu, &debug, &err));
+    g_assert_cmpint(vcpu_engine_kvm.run(g.vcpu, &err), ==, VCPU_EXIT_KICK);
+    g_assert_cmphex(g.value[0], ==, 9);
+    guest_free(&g);
+}
+
+static void test_debug_refusals(void)
+{
+    const VcpuBreakpoint bad[] = {{CODE, 1, VCPU_BREAK_READ}, {CODE + 1, 2, VCPU_BREAK_WRITE},
+                                  {CODE, 16, VCPU_BREAK_ACCESS}};
+    VcpuBreakpoint many[5];
+    Guest g;
+    if (!guest_new(&g))
+        return;
+    for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autoptr(GError) err = NULL;
+        VcpuDebug debug = {.active = true, .n = 1, .breakpoints = &bad[i]};
+        g_assert_false(vcpu_engine_kvm.debug(g.vcpu, &debug, &err));
+        g_assert_error(err, LODGE_ERROR, LODGE_ERROR_UNSUPPORTED);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(many); i++)
+        many[i] = (VcpuBreakpoint){CODE + i, 1, VCPU_BREAK_HARDWARE};
+    g_autoptr(GError) err = NULL;
+    VcpuDebug debug = {.active = true, .n = G_N_ELEMENTS(many), .breakpoints = many};
+    g_assert_false(vcpu_engine_kvm.debug(g.vcpu, &debug, &err));
+    g_assert_error(err, LODGE_ERROR, LODGE_ERROR_LIMIT);
+    guest_free(&g);
+}
+
 static void test_probe(void)
 {
     g_autofree char *why = NULL;
@@ -257,5 +361,8 @@ int main(int argc, char **argv)
     g_test_add_func("/kvm/dirty-log", test_dirty_log);
     g_test_add_func("/kvm/irqfd", test_irqfd);
     g_test_add_func("/kvm/state", test_state);
+    g_test_add_func("/kvm/debug", test_debug);
+    g_test_add_func("/kvm/guest-int3", test_guest_int3);
+    g_test_add_func("/kvm/debug-refusals", test_debug_refusals);
     return g_test_run();
 }
