@@ -54,7 +54,7 @@ int listen_unix(const char *what, const char *path, GError **err)
         return -1;
     }
     /* Who may connect may do anything to the machine: the owner only. */
-    mode_t before = umask(0077);
+    mode_t before = umask(0177);
     int result = bind(fd, (const struct sockaddr *)&address, sizeof(address));
     int bind_errno = errno;
     umask(before);
