@@ -12,7 +12,7 @@ import tempfile
 import termios
 import time
 
-from vmm_guest import COM1, ECHO, IDLE, POWER_OFF, RESET, SPIN, Vmm, out8, run_tests, text
+from vmm_guest import COM1, ECHO, IDLE, LOAD, POWER_OFF, RESET, SPIN, Vmm, out8, run_tests, text
 
 CONSOLE = ["--chardev", "stdio,id=c0", "--device", "isa-serial,chardev=c0"]
 
@@ -231,24 +231,66 @@ def sandboxed(program):
             assert "Seccomp:\t0" in f.read()
 
 
+LONG_MODE = """
+    .code32
+    movl $0x201003, 0x200000    # PML4, and one page of 1 GiB
+    movl $0x83, 0x201000
+    mov $0x20, %eax
+    mov %eax, %cr4
+    mov $0x200000, %eax
+    mov %eax, %cr3
+    mov $0xc0000080, %ecx
+    mov $0x100, %eax
+    xor %edx, %edx
+    wrmsr
+    mov $0x80000011, %eax
+    mov %eax, %cr0
+    lgdt pointer
+    ljmp $8, $wide
+    .code64
+wide:
+    mov $1000000, %ecx
+1:  dec %ecx
+    jnz 1b
+2:  hlt
+    jmp 2b
+    .balign 8
+gdt: .quad 0, 0x00209b0000000000
+pointer: .word 15; .long gdt
+"""
+
+
+def assemble(folder, source):
+    """The bytes of @source for Vmm: it starts at LOAD + 32."""
+    paths = [os.path.join(folder, n) for n in ("a.s", "a.o", "a.bin")]
+    with open(paths[0], "w") as f:
+        f.write(source)
+    subprocess.run(["as", "--64", "-o", paths[1], paths[0]], check=True)
+    subprocess.run(["ld", "-Ttext", hex(LOAD + 32), "-e", "0", "--oformat", "binary", "-o", paths[2], paths[1]], check=True)
+    with open(paths[2], "rb") as f:
+        return f.read()
+
+
 def perf_map(program):
-    count = b"\x40\x3d\x00\x00\x10\x00\x72\xf8"  # inc eax; cmp eax, 0x100000; jb: a loop that is worth translating
     with tempfile.TemporaryDirectory() as d:
-        with Vmm(program, b"\x31\xc0" + count + IDLE, "--perf-map", os.path.join(d, "perf-%p.map")) as vm:
+        with Vmm(program, assemble(d, LONG_MODE), "--perf-map", os.path.join(d, "perf-%p.map")) as vm:
             c = vm.connect()
             c.negotiate()
             deadline = time.monotonic() + 10
             while "HLT=1" not in c.value("human-monitor-command", command_line="info registers") and time.monotonic() < deadline:
                 time.sleep(0.05)
-            translated = sum(s["value"] for s in c.value("query-stats", target="vcpu")[0]["stats"] if s["name"] == "blocks-translated")
+            values = {s["name"]: s["value"] for s in c.value("query-stats", target="vcpu")[0]["stats"]}
             path = os.path.join(d, "perf-%d.map" % vm.process.pid)
             assert os.stat(path).st_mode & 0o7777 == 0o600
             with open(path) as f:
                 lines = f.read().splitlines()
-        assert bool(lines) == bool(translated), (lines, translated)
+        assert len(lines) == values["blocks-translated"] > 0, (lines, values)
+        assert 0 < values["translated-guest-bytes"] < values["translated-host-bytes"], values
+        assert values["translation-time"] > 0 and values["code-cache-used"] > values["translated-host-bytes"], values
         for line in lines:
-            assert re.fullmatch(r"[0-9a-f]+ [0-9a-f]+ guest32:[0-9a-f]+@[0-9a-f]+", line), line
-        print("# %d blocks translated" % translated)
+            match = re.fullmatch(r"([0-9a-f]+) ([0-9a-f]+) guest:([0-9a-f]+)@([0-9a-f]+)", line)
+            assert match and match[3] == match[4] and int(match[2], 16) > 0, line
+            assert LOAD < int(match[3], 16) < LOAD + 4096, line
 
 
 def starts_fast(program):

@@ -60,7 +60,6 @@ static void cache_flush(SoftCpu *cpu, SoftBlockCache *c)
     c->made = 0;
     c->flushes++;
     vcpu_count(&cpu->stats.code_cache_evictions, 1);
-    vcpu_count_set(&cpu->stats.code_cache_used, 0);
     cpu->fetch_epoch++;
 }
 
@@ -202,7 +201,8 @@ static void block_commit(SoftCpu *cpu, SoftBlockCache *c, SoftBlock *b, unsigned
     b->next = *slot;
     *slot = b;
     vcpu_count(&cpu->stats.blocks_decoded, 1);
-    vcpu_count_set(&cpu->stats.code_cache_used, c->used);
+    if (!cpu->code) /* else they tell of translated code */
+        vcpu_count_set(&cpu->stats.code_cache_used, c->used);
 }
 
 /* Whether the instruction lies within the code segment's limit. */

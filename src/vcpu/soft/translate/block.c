@@ -3,6 +3,9 @@
  * Translates one block: decodes to the first instruction after which control cannot fall through,
  * finds out which flags are needed where, emits each op, then the stubs.
  */
+#include <x86intrin.h>
+
+#include "vcpu/soft/perf-map.h"
 #include "vcpu/soft/translate/cache.h"
 
 /* More than the longest block takes, code and records: then there is no need to look at each byte. */
@@ -191,10 +194,20 @@ static void stubs_emit(Translation *t)
     }
 }
 
+static void account(SoftCpu *cpu, const Translation *t, uint32_t host_bytes)
+{
+    const SoftOp *last = &t->op[t->n - 1];
+    vcpu_count(&cpu->stats.blocks_translated, 1);
+    vcpu_count(&cpu->stats.translated_guest_bytes, last->rip + last->length - t->rip);
+    vcpu_count(&cpu->stats.translated_host_bytes, host_bytes);
+    vcpu_count_set(&cpu->stats.code_cache_used, t->cache->used + t->cache->size - t->cache->records);
+}
+
 CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
 {
     CodeCache *c = cpu->code;
     Translation *t = c->translation;
+    uint64_t start = __rdtsc();
 
     if (code_room(c) < ROOM_MIN || (c->flush_every && c->n_blocks % c->flush_every == c->flush_every - 1)) {
         c->n_blocks++;
@@ -225,9 +238,13 @@ CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
     ops_emit(t);
     stubs_emit(t);
     uint32_t used = code_offset(c, t->e.at);
-    c->host_bytes += used - c->used;
-    c->guest_bytes += t->op[t->n - 1].rip + t->op[t->n - 1].length - t->rip;
+    account(cpu, t, used - c->used);
+    soft_perf_map_add(soft_vm(cpu), code_rx(c, b->entry), used - b->entry, t->rip,
+                      page->gpa | (t->rip & 4095), t->key);
     c->used = used;
     code_block_add(c, b);
+    c->ticks += __rdtsc() - start;
+    vcpu_count_set(&cpu->stats.translation_ns,
+                   (uint64_t)((unsigned __int128)c->ticks * 1000000u / vcpu_host_tsc_khz()));
     return b;
 }

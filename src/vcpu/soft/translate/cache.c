@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #include "base/error.h"
 
@@ -44,9 +45,21 @@ static void fetch_ids_clear(SoftCpu *cpu)
     memset(cpu->fetch_ids, 0, sizeof(cpu->fetch_ids));
 }
 
+/* The first one only sets up. */
+static void account(SoftCpu *cpu, uint64_t ticks)
+{
+    uint64_t ns = (uint64_t)((unsigned __int128)ticks * 1000000u / vcpu_host_tsc_khz());
+    if (cpu->code->flushes++ == 0)
+        return;
+    vcpu_count(&cpu->stats.code_cache_evictions, 1);
+    if (ns > cpu->stats.code_cache_pause_ns)
+        vcpu_count_set(&cpu->stats.code_cache_pause_ns, ns);
+}
+
 void code_cache_flush(SoftCpu *cpu)
 {
     CodeCache *c = cpu->code;
+    uint64_t start = __rdtsc();
     memset(c->pages, 0, sizeof(c->pages));
     memset(c->blocks, 0, sizeof(c->blocks));
     memset(c->front, 0, sizeof(c->front));
@@ -56,10 +69,10 @@ void code_cache_flush(SoftCpu *cpu)
     c->used = c->start;
     c->records = c->size;
     c->first_id = c->next_id;
-    c->flushes++;
     /* New code will come where old was executed: a serializing instruction (SDM vol. 3 9.1.3). */
     unsigned a, b, x, d;
     __cpuid(0, a, b, x, d);
+    account(cpu, __rdtsc() - start);
 }
 
 void code_pages_check(SoftCpu *cpu)
@@ -173,6 +186,7 @@ bool code_cache_init(SoftCpu *cpu, uint64_t size, GError **err)
     c->rw = MAP_FAILED;
     c->rx = MAP_FAILED;
     c->size = (uint32_t)CLAMP(size, ARENA_MIN, ARENA_MAX) & ~4095u;
+    cpu->stats.code_cache_size = c->size;
     c->ids_max = c->size / 2048;
     c->by_id = g_try_new0(CodePage *, c->ids_max);
     c->translation = g_try_new0(Translation, 1);

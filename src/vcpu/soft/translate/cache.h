@@ -99,7 +99,8 @@ struct CodeCache {
     bool no_chains;    /* for tests: every exit asks the dispatcher */
     bool stopped;      /* the op in soft_op_run went through to its end */
     CodeThunks thunk;
-    uint64_t n_blocks, guest_bytes, host_bytes, n_refills, n_slow, n_helpers, n_dispatches;
+    uint64_t n_blocks, n_refills, n_slow, n_helpers, n_dispatches;
+    uint64_t ticks; /* of the host's TSC, spent translating */
     SoftOp fetch;      /* stands for an instruction while it is being fetched */
     SoftOp step[2];    /* an op that is executed once */
     Translation *translation;

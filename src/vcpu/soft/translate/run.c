@@ -90,6 +90,7 @@ const void *translate_helper(SoftCpu *cpu)
     const CodeSite *site = (const CodeSite *)(c->rw + cpu->site);
     uint32_t flushes = c->flushes;
     c->n_helpers++;
+    vcpu_count(&cpu->stats.exits_helper, 1);
     cpu->rip = site->rip;
     cpu->code_exit = 0;
     bool through = soft_op_run(cpu, site->op);
