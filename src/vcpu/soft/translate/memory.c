@@ -12,6 +12,9 @@
  *     mov   gs:addend(TEMP1),TEMP1
  *     op    (TEMP0,TEMP1)
  *
+ * Without an index TEMP0 need not be kept: the operand is disp(base,TEMP1). The entry of a constant
+ * address is known: there is only its tag to compare.
+ *
  * The stub has the TLB filled and starts again, or has the interpreter do the instruction.
  */
 #include "vcpu/soft/translate/cache.h"
@@ -23,6 +26,8 @@ static size_t tlb_field(uint32_t key, size_t field)
 {
     return offsetof(SoftCpu, tlb) + key_mmu(key) * sizeof(((SoftCpu *)0)->tlb[0]) + field;
 }
+
+#define OWN_OPERAND 0xffu
 
 static bool fits32(int64_t v)
 {
@@ -70,11 +75,11 @@ void translate_address(Translation *t, const SoftOp *op, unsigned to, bool segme
     }
 }
 
-/* a: the CodeSite's offset; b: base register of a stack operand, or 0xff; c: its displacement. */
+/* a: the CodeSite's offset; b: base register of a stack operand, or OWN_OPERAND; c: its displacement. */
 static void stub_emit(Translation *t, const TranslateStub *stub)
 {
     Emit *e = &t->e;
-    if (stub->b == 0xff)
+    if (stub->b == OWN_OPERAND)
         translate_address(t, stub->op, TEMP0, true);
     else
         emit_lea(e, TEMP0, emit_mem(stub->b, (int32_t)stub->c));
@@ -82,58 +87,128 @@ static void stub_emit(Translation *t, const TranslateStub *stub)
     emit_jmp_to(e, t->cache->rw + t->cache->thunk.refill);
 }
 
-/* The check of the linear address in TEMP0. @start: where it is computed. */
-static EmitOperand check(Translation *t, const SoftOp *op, const uint8_t *start, unsigned base,
-                         int32_t disp, unsigned size, unsigned access, unsigned align)
+/* One access in translation. */
+typedef struct Access {
+    const SoftOp *op;
+    const uint8_t *start;  /* where its address is computed */
+    unsigned base;         /* of a stack operand; OWN_OPERAND: the op's own operand */
+    int32_t disp;
+    unsigned size, access, align;
+} Access;
+
+static size_t tag_field(const Translation *t, const Access *a)
+{
+    return tlb_field(t->key, a->access == TRANSLATE_WRITE ? offsetof(SoftTlbEntry, write_tag)
+                                                          : offsetof(SoftTlbEntry, read_tag));
+}
+
+/* The jump at @from is taken if the access cannot go on. */
+static void missed(Translation *t, const Access *a, uint8_t *from)
+{
+    CodeCache *c = t->cache;
+    CodeSite *site = code_record(c, sizeof(*site));
+    *site = (CodeSite){.rip = a->op->rip, .retry = code_offset(c, a->start), .key = t->key,
+                       .length = a->op->length, .size = (uint8_t)a->size,
+                       .access = (uint8_t)a->access, .align = (uint8_t)a->align};
+    TranslateStub *stub = translate_stub(t, from, stub_emit);
+    stub->a = code_offset(c, (uint8_t *)site);
+    stub->b = a->base;
+    stub->c = (uint32_t)a->disp;
+}
+
+/* TEMP1 = offset in the table of the entry for the address in @address. */
+static void entry_of(Emit *e, unsigned address)
+{
+    emit_rorx(e, TEMP1, address, 12 - ENTRY_SHIFT);
+    emit_alu32_imm(e, ALU_AND, emit_reg(TEMP1), (SOFT_TLB_SIZE - 1) << ENTRY_SHIFT);
+}
+
+/* Compares the address in @address, which is lost, with the entry; TEMP1 = its addend if it hits. */
+static void compare(Translation *t, const Access *a, unsigned address)
 {
     Emit *e = &t->e;
-    CodeCache *c = t->cache;
-    size_t tag = access == TRANSLATE_WRITE ? offsetof(SoftTlbEntry, write_tag)
-                                           : offsetof(SoftTlbEntry, read_tag);
-    emit_rorx(e, TEMP1, TEMP0, 12 - ENTRY_SHIFT);
-    emit_alu32_imm(e, ALU_AND, emit_reg(TEMP1), (SOFT_TLB_SIZE - 1) << ENTRY_SHIFT);
-    emit_mov(e, TEMP2, TEMP0);
-    emit_alu(e, ALU_XOR, TEMP2, emit_gs_index(tlb_field(t->key, tag), TEMP1, 0));
     uint8_t *from;
-    if (align) { /* the offset must be one of the aligned ones: no page is straddled then either */
-        emit_test_imm(e, emit_reg(TEMP2), ~(int32_t)(4096 - align));
+
+    emit_alu(e, ALU_XOR, address, emit_gs_index(tag_field(t, a), TEMP1, 0));
+    if (a->align) { /* the offset must be one of the aligned ones: no page is straddled then either */
+        emit_test_imm(e, emit_reg(address), ~(int32_t)(4096 - a->align));
         from = emit_jcc(e, 5);
     } else {
-        emit_alu_imm(e, ALU_CMP, emit_reg(TEMP2), (int32_t)(4096 - size));
+        emit_alu_imm(e, ALU_CMP, emit_reg(address), (int32_t)(4096 - a->size));
         from = emit_jcc(e, 7);
     }
     emit_load(e, TEMP1, emit_gs_index(tlb_field(t->key, offsetof(SoftTlbEntry, addend)), TEMP1, 0));
+    missed(t, a, from);
+}
 
-    CodeSite *site = code_record(c, sizeof(*site));
-    *site = (CodeSite){.rip = op->rip, .retry = code_offset(c, start), .key = t->key,
-                       .length = op->length, .size = (uint8_t)size, .access = (uint8_t)access,
-                       .align = (uint8_t)align};
-    TranslateStub *stub = translate_stub(t, from, stub_emit);
-    stub->a = code_offset(c, (uint8_t *)site);
-    stub->b = base;
-    stub->c = (uint32_t)disp;
+/* Of the linear address in TEMP0. */
+static EmitOperand check(Translation *t, const Access *a)
+{
+    entry_of(&t->e, TEMP0);
+    emit_mov(&t->e, TEMP2, TEMP0);
+    compare(t, a, TEMP2);
     return emit_mem_index(TEMP0, TEMP1, 0, 0);
+}
+
+/* Of @disp bytes behind host register @base. */
+static EmitOperand check_base(Translation *t, const Access *a, unsigned base, int32_t disp)
+{
+    Emit *e = &t->e;
+
+    if (disp)
+        emit_lea(e, TEMP0, emit_mem(base, disp));
+    entry_of(e, disp ? TEMP0 : base);
+    if (!disp)
+        emit_mov(e, TEMP0, base);
+    compare(t, a, TEMP0);
+    return emit_mem_index(base, TEMP1, 0, disp);
+}
+
+/* Of a constant address, which is aligned as it must be and straddles no page. */
+static EmitOperand check_constant(Translation *t, const Access *a, uint64_t address)
+{
+    Emit *e = &t->e;
+    int64_t page = (int64_t)(address & ~(uint64_t)4095);
+    size_t entry = (size_t)((address >> 12 & (SOFT_TLB_SIZE - 1)) << ENTRY_SHIFT);
+    EmitOperand tag = emit_gs(tag_field(t, a) + entry);
+
+    if (fits32(page)) {
+        emit_alu_imm(e, ALU_CMP, tag, (int32_t)page);
+    } else {
+        emit_constant(e, TEMP0, (uint64_t)page);
+        emit_alu(e, ALU_CMP, TEMP0, tag);
+    }
+    missed(t, a, emit_jcc(e, 5));
+    emit_load(e, TEMP1, emit_gs(tlb_field(t->key, offsetof(SoftTlbEntry, addend)) + entry));
+    if (fits32(page))
+        return emit_mem(TEMP1, (int32_t)(int64_t)address);
+    return emit_mem_index(TEMP0, TEMP1, 0, (int32_t)(address & 4095));
 }
 
 EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, unsigned access,
                              unsigned align)
 {
+    bool flat = op->seg < SEG_FS, based = op->base != SOFT_REG_NONE;
+    uint64_t address = op->asize == 4 ? (uint32_t)op->disp : (uint64_t)op->disp;
+
     translate_flags_clobber(t);
-    const uint8_t *start = t->e.at;
+    Access a = {.op = op, .start = t->e.at, .base = OWN_OPERAND, .size = size, .access = access, .align = align};
+    if (flat && op->index == SOFT_REG_NONE) {
+        if (!based && (address & 4095) + size <= 4096 && (!align || (address & (align - 1)) == 0))
+            return check_constant(t, &a, address);
+        if (based && op->asize == 8 && guest_register_is_host(op->base) && fits32(op->disp))
+            return check_base(t, &a, op->base, (int32_t)op->disp);
+    }
     translate_address(t, op, TEMP0, true);
-    return check(t, op, start, 0xff, 0, size, access, align);
+    return check(t, &a);
 }
 
 EmitOperand translate_memory_at(Translation *t, const SoftOp *op, unsigned base, int32_t disp,
                                 unsigned size, unsigned access)
 {
     translate_flags_clobber(t);
-    const uint8_t *start = t->e.at;
-    if (disp)
-        emit_lea(&t->e, TEMP0, emit_mem(base, disp));
-    else
-        emit_mov(&t->e, TEMP0, base);
-    return check(t, op, start, base, disp, size, access, 0);
+    Access a = {.op = op, .start = t->e.at, .base = base, .disp = disp, .size = size, .access = access};
+    return check_base(t, &a, base, disp);
 }
 
 void translate_memory_done(Translation *t, const SoftOp *op)
