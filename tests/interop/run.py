@@ -145,6 +145,29 @@ def console_to_a_file():
 
 
 @test
+def debugger_starts_a_paused_guest():
+    guest = Guest(text(COM1, b"hello\n") + POWER_OFF)
+    path = guest.path("gdb")
+    process = guest.start(guest.path("guest.xml"), "--paused", "--gdb", f"unix:{path}")
+    try:
+        wait_for(lambda: os.path.exists(path), "socket")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(path)
+            s.sendall(b"+$p10#d1")  # RIP
+            got = b""
+            while b"#" not in got:
+                got += s.recv(100)
+            assert got.startswith(b"+$2000100000000000#"), got
+            s.sendall(b"+$D#44")
+            out, error = process.communicate(timeout=LIMIT_S)
+            assert process.returncode == 0 and "hello" in out, (out, error)
+    finally:
+        process.kill()
+        process.wait()
+    expect_error(guest.run(guest.path("guest.xml"), "--gdb", path), "unix:PATH")
+
+
+@test
 def console_on_a_socket_and_qmp():
     guest = Guest(ECHO)
     console, qmp = guest.path("console"), guest.path("qmp")
