@@ -63,6 +63,8 @@ static bool decode(SoftCpu *cpu, Translation *t, const uint8_t *host)
                 return decode_straddling(cpu, t, host, room);
             return true;
         }
+        if (ends && translate_goes_on(&t->op[t->n], cpu->mode))
+            ends = false;
         t->n++;
         rip += length;
         host += length;

@@ -252,12 +252,6 @@ static bool accumulator_form(Translation *t, const SoftOp *op)
     return true;
 }
 
-/* BT and its kin select from a bit string beyond the operand if the bit is in a register. */
-static bool is_bit_string(const SoftOp *op)
-{
-    return op->map == 1 && (op->opcode & 0xe7) == 0xa3;
-}
-
 bool translate_rm(Translation *t, const SoftOp *op)
 {
     const TranslateInfo *info = &t->info[t->i];
@@ -268,7 +262,110 @@ bool translate_rm(Translation *t, const SoftOp *op)
     o = operands_of(op, info);
     if (!(op->flags & SOFT_OP_MEM))
         return register_form(t, op, &o);
-    return !is_bit_string(op) && memory_form(t, op, &o);
+    return memory_form(t, op, &o);
+}
+
+/* ---- bit strings ---- */
+
+static void shift_imm(Translation *t, unsigned digit, unsigned reg, unsigned count)
+{
+    emit_rm(&t->e, (EmitForm){ .opcode = 0xc1, .flags = EMIT_W }, digit, emit_reg(reg));
+    emit_imm(&t->e, count, 1);
+}
+
+/* SoftCpu.scratch_value = address of the operand that has the bit whose number is in op->reg. */
+static void bit_address(Translation *t, const SoftOp *op)
+{
+    unsigned scale = op->size == 8 ? 3 : 2, n;
+
+    translate_flags_clobber(t);
+    translate_address(t, op, TEMP0, true);
+    n = translate_get(t, op->reg, TEMP1);
+    if (op->size == 8)
+        emit_mov(&t->e, TEMP1, n);
+    else
+        emit_rm(&t->e, (EmitForm){ .opcode = 0x63, .flags = EMIT_W }, TEMP1, emit_reg(n)); /* MOVSXD */
+    shift_imm(t, 7, TEMP1, scale + 3);
+    emit_lea(&t->e, TEMP0, emit_mem_index(TEMP0, TEMP1, scale, 0));
+    emit_store(&t->e, GS_FIELD(scratch_value), TEMP0);
+}
+
+/* With the bit's number in a register the memory operand is a string of bits, in both directions. */
+bool translate_bit(Translation *t, const SoftOp *op)
+{
+    const TranslateInfo *info = &t->info[t->i];
+    EmitOperand m;
+    Operands o;
+
+    if (!(op->flags & SOFT_OP_MEM) || info->opcode->imm != IMM_NONE)
+        return translate_rm(t, op);
+    if (op->size == 2 || op->asize != 8)
+        return false;
+    o = operands_of(op, info);
+    bit_address(t, op);
+    m = translate_memory_scratch(t, op, op->size, o.rm.write ? TRANSLATE_WRITE : TRANSLATE_READ);
+    emit_mov32(&t->e, TEMP2, translate_get(t, op->reg, TEMP2));
+    emit_alu32_imm(&t->e, ALU_AND, emit_reg(TEMP2), op->size * 8 - 1);
+    instruction(t, op, &o, TEMP2, m);
+    translate_memory_done(t, op);
+    return true;
+}
+
+/* ---- division ---- */
+
+/*
+ * What the host's instruction would fault on goes to the interpreter, which raises #DE: DIV with a high
+ * half that is not less than the divisor. Of IDIV only those go ahead whose dividend is no longer than the
+ * divisor, which are nearly all; -1 could overflow.
+ */
+static void divide_check(Translation *t, const SoftOp *op, unsigned divisor)
+{
+    void (*alu)(Emit *e, unsigned operation, unsigned to, EmitOperand from) =
+        op->size == 8 ? emit_alu : emit_alu32;
+    Emit *e = &t->e;
+
+    if (!(op->modrm & 8)) {
+        alu(e, ALU_CMP, HOST_RDX, emit_reg(divisor));
+        translate_slow_from(t, op, emit_jcc(e, 3)); /* JAE */
+        return;
+    }
+    emit_mov(e, TEMP0, HOST_RAX);
+    emit_rm(e, (EmitForm){ .opcode = 0xc1, .flags = op->size == 8 ? EMIT_W : 0 }, 7, emit_reg(TEMP0));
+    emit_imm(e, op->size * 8 - 1, 1);
+    alu(e, ALU_CMP, TEMP0, emit_reg(HOST_RDX));
+    translate_slow_from(t, op, emit_jcc(e, 5)); /* JNE */
+    if (op->size == 8)
+        emit_lea(e, TEMP0, emit_mem(divisor, 1));
+    else
+        emit_lea32(e, TEMP0, emit_mem(divisor, 1));
+    emit_alu_imm(e, ALU_CMP, emit_reg(TEMP0), 1);
+    translate_slow_from(t, op, emit_jcc(e, 6)); /* JBE: 0 or -1 */
+}
+
+bool translate_divide(Translation *t, const SoftOp *op)
+{
+    EmitForm form = { .opcode = 0xf7, .flags = op->size == 8 ? EMIT_W : 0 };
+    unsigned divisor = TEMP2;
+    EmitOperand m;
+
+    if (op->size < 4)
+        return false;
+    if (op->flags & SOFT_OP_MEM) {
+        m = translate_memory(t, op, op->size, TRANSLATE_READ, 0);
+        if (op->size == 8)
+            emit_load(&t->e, divisor, m);
+        else
+            emit_load32(&t->e, divisor, m);
+    } else {
+        translate_flags_clobber(t);
+        divisor = translate_get(t, op->rm, TEMP2);
+    }
+    divide_check(t, op, divisor);
+    translate_flags_before(t);
+    emit_rm(&t->e, form, op->modrm >> 3 & 7, emit_reg(divisor));
+    translate_flags_after(t);
+    translate_memory_done(t, op);
+    return true;
 }
 
 /* ---- MOV ---- */

@@ -27,8 +27,6 @@ static size_t tlb_field(uint32_t key, size_t field)
     return offsetof(SoftCpu, tlb) + key_mmu(key) * sizeof(((SoftCpu *)0)->tlb[0]) + field;
 }
 
-#define OWN_OPERAND 0xffu
-
 static bool fits32(int64_t v)
 {
     return v == (int32_t)v;
@@ -75,12 +73,23 @@ void translate_address(Translation *t, const SoftOp *op, unsigned to, bool segme
     }
 }
 
-/* a: the CodeSite's offset; b: base register of a stack operand, or OWN_OPERAND; c: its displacement. */
+/* TranslateStub.b besides the base register of a stack operand. */
+enum {
+    OWN_OPERAND = 0xff,  /* the op's own operand */
+    BASE_SLOW = 0xfe,    /* no access at all: the interpreter is to do the op */
+    BASE_SCRATCH = 0xfd, /* the linear address is in SoftCpu.scratch_value */
+};
+
+/* a: the CodeSite's offset; b: base register of a stack operand, or BASE_*; c: its displacement. */
 static void stub_emit(Translation *t, const TranslateStub *stub)
 {
     Emit *e = &t->e;
     if (stub->b == OWN_OPERAND)
         translate_address(t, stub->op, TEMP0, true);
+    else if (stub->b == BASE_SLOW)
+        emit_constant(e, TEMP0, 4095); /* with a size of 2: what no refill can help */
+    else if (stub->b == BASE_SCRATCH)
+        emit_load(e, TEMP0, GS_FIELD(scratch_value));
     else
         emit_lea(e, TEMP0, emit_mem(stub->b, (int32_t)stub->c));
     emit_store32_imm(e, GS_FIELD(site), stub->a);
@@ -185,6 +194,16 @@ static EmitOperand check_constant(Translation *t, const Access *a, uint64_t addr
     return emit_mem_index(TEMP0, TEMP1, 0, (int32_t)(address & 4095));
 }
 
+void translate_slow_from(Translation *t, const SoftOp *op, uint8_t *from)
+{
+    CodeSite *site = code_record(t->cache, sizeof(*site));
+    TranslateStub *stub = translate_stub(t, from, stub_emit);
+
+    *site = (CodeSite){.rip = op->rip, .key = t->key, .length = op->length, .size = 2};
+    stub->a = code_offset(t->cache, (uint8_t *)site);
+    stub->b = BASE_SLOW;
+}
+
 EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, unsigned access,
                              unsigned align)
 {
@@ -209,6 +228,14 @@ EmitOperand translate_memory_at(Translation *t, const SoftOp *op, unsigned base,
     translate_flags_clobber(t);
     Access a = {.op = op, .start = t->e.at, .base = base, .disp = disp, .size = size, .access = access};
     return check_base(t, &a, base, disp);
+}
+
+EmitOperand translate_memory_scratch(Translation *t, const SoftOp *op, unsigned size, unsigned access)
+{
+    translate_flags_clobber(t);
+    Access a = {.op = op, .start = t->e.at, .base = BASE_SCRATCH, .size = size, .access = access};
+    emit_load(&t->e, TEMP0, GS_FIELD(scratch_value));
+    return check(t, &a);
 }
 
 void translate_memory_done(Translation *t, const SoftOp *op)

@@ -78,8 +78,8 @@ const void *translate_slow(SoftCpu *cpu)
     c->n_slow++;
     cpu->rip = site->rip;
     cpu->code_exit = 0;
-    bool through = soft_op_run(cpu, step_decode(cpu, site->rip));
-    if (!through || c->flushes != flushes || !may_resume(cpu, site))
+    soft_op_run(cpu, step_decode(cpu, site->rip));
+    if (c->flushes != flushes || !may_resume(cpu, site))
         return NULL;
     return code_rx(c, site->resume);
 }
@@ -93,8 +93,8 @@ const void *translate_helper(SoftCpu *cpu)
     vcpu_count(&cpu->stats.exits_helper, 1);
     cpu->rip = site->rip;
     cpu->code_exit = 0;
-    bool through = soft_op_run(cpu, site->op);
-    if (!through || c->flushes != flushes || !may_resume(cpu, site))
+    soft_op_run(cpu, site->op);
+    if (c->flushes != flushes || !may_resume(cpu, site))
         return NULL;
     return code_rx(c, site->resume);
 }

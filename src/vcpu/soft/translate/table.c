@@ -23,6 +23,7 @@
 #define VR TO_V_READ
 #define VW TO_V_WRITE
 #define HOST TO_REGISTER
+#define ON TO_GOES_ON
 
 /* Everything that 64-bit mode has but system instructions; NULL: the interpreter does it. */
 static const TranslateRow integer_rows[] = {
@@ -53,13 +54,13 @@ static const TranslateRow integer_rows[] = {
 
     { "mul", translate_rm, 0, CF | OF, ALL, SR | REG },
     { "imul", translate_rm, 0, CF | OF, ALL, DR | DW | SR | REG },
-    { "div", NULL, 0, 0, ALL, SR | REG },
-    { "idiv", NULL, 0, 0, ALL, SR | REG },
+    { "div", translate_divide, 0, 0, ALL, 0 },
+    { "idiv", translate_divide, 0, 0, ALL, 0 },
 
-    { "bt", translate_rm, 0, CF, ALL, DR | SR | HOST },
-    { "bts", translate_rm, 0, CF, ALL, DR | DW | SR | HOST },
-    { "btr", translate_rm, 0, CF, ALL, DR | DW | SR | HOST },
-    { "btc", translate_rm, 0, CF, ALL, DR | DW | SR | HOST },
+    { "bt", translate_bit, 0, CF, ALL, DR | SR | HOST },
+    { "bts", translate_bit, 0, CF, ALL, DR | DW | SR | HOST },
+    { "btr", translate_bit, 0, CF, ALL, DR | DW | SR | HOST },
+    { "btc", translate_bit, 0, CF, ALL, DR | DW | SR | HOST },
     { "bsf", translate_rm, 0, ZF, ALL, DR | DW | SR | REG },
     { "bsr", translate_rm, 0, ZF, ALL, DR | DW | SR | REG },
     { "tzcnt", translate_rm, 0, CF | ZF, ALL, DR | DW | SR | REG },
@@ -132,8 +133,8 @@ static const TranslateRow integer_rows[] = {
     { "clc", translate_plain, 0, CF, CF, 0 },
     { "stc", translate_plain, 0, CF, CF, 0 },
     { "cmc", translate_plain, CF, CF, CF, 0 },
-    { "cld", NULL, 0, 0, 0, 0 },
-    { "std", NULL, 0, 0, 0, 0 },
+    { "cld", translate_direction, 0, 0, 0, 0 },
+    { "std", translate_direction, 0, 0, 0, 0 },
     { "lahf", translate_plain, AHF, 0, 0, 0 },
     { "sahf", translate_plain, 0, AHF, AHF, 0 },
     { "lfence", translate_plain, 0, 0, 0, 0 },
@@ -149,21 +150,36 @@ static const TranslateRow integer_rows[] = {
     { "ud0", NULL, 0, 0, 0, 0 },
 };
 
-/* Of the system group: what has nothing to do with the arithmetic flags. The others read and touch all. */
+/* Of the system group: what has nothing to do with the arithmetic flags, or sets all. The others read and touch all. */
 static const TranslateRow system_rows[] = {
-    { "hlt", NULL, 0, 0, 0, 0 },      { "cli", NULL, 0, 0, 0, 0 },
-    { "sti", NULL, 0, 0, 0, 0 },      { "clts", NULL, 0, 0, 0, 0 },
-    { "wrmsr", NULL, 0, 0, 0, 0 },    { "rdmsr", NULL, 0, 0, 0, 0 },
-    { "rdtsc", NULL, 0, 0, 0, 0 },    { "rdtscp", NULL, 0, 0, 0, 0 },
-    { "cpuid", NULL, 0, 0, 0, 0 },    { "clac", NULL, 0, 0, 0, 0 },
-    { "stac", NULL, 0, 0, 0, 0 },     { "swapgs", NULL, 0, 0, 0, 0 },
-    { "invlpg", NULL, 0, 0, 0, 0 },   { "invpcid", NULL, 0, 0, 0, 0 },
-    { "rdfsbase", NULL, 0, 0, 0, 0 }, { "rdgsbase", NULL, 0, 0, 0, 0 },
-    { "wrfsbase", NULL, 0, 0, 0, 0 }, { "wrgsbase", NULL, 0, 0, 0, 0 },
-    { "in", NULL, 0, 0, 0, 0 },       { "out", NULL, 0, 0, 0, 0 },
-    { "mov", NULL, 0, 0, 0, 0 },      { "push", NULL, 0, 0, 0, 0 },
-    { "pop", NULL, 0, 0, 0, 0 },      { "popf", NULL, 0, ALL, ALL, 0 },
-    { "iret", NULL, 0, ALL, ALL, 0 }, { "sysret", NULL, 0, ALL, ALL, 0 },
+    { "cli", translate_cli, 0, 0, 0, ON },
+    { "sti", translate_sti, 0, 0, 0, ON },
+    { "pushf", translate_pushf, ALL, 0, 0, ON },
+    { "popf", NULL, 0, ALL, ALL, ON },
+    { "stac", translate_stac, 0, 0, 0, 0 },
+    { "clac", translate_clac, 0, 0, 0, 0 },
+    { "swapgs", translate_swapgs, 0, 0, 0, ON },
+    { "rdfsbase", translate_base_read, 0, 0, 0, ON },
+    { "rdgsbase", translate_base_read, 0, 0, 0, ON },
+    { "wrfsbase", translate_base_write, 0, 0, 0, ON },
+    { "wrgsbase", translate_base_write, 0, 0, 0, ON },
+    { "rdtsc", translate_rdtsc, 0, 0, 0, ON },
+    { "rdtscp", translate_rdtsc, 0, 0, 0, ON },
+    { "rdpid", NULL, 0, 0, 0, ON },
+    { "rdmsr", NULL, 0, 0, 0, ON },
+    { "wrmsr", NULL, 0, 0, 0, ON },
+    { "cpuid", NULL, 0, 0, 0, ON },
+    { "in", NULL, 0, 0, 0, ON },
+    { "out", NULL, 0, 0, 0, ON },
+    { "hlt", NULL, 0, 0, 0, 0 },
+    { "clts", NULL, 0, 0, 0, 0 },
+    { "invlpg", NULL, 0, 0, 0, 0 },
+    { "invpcid", NULL, 0, 0, 0, 0 },
+    { "mov", NULL, 0, 0, 0, 0 },
+    { "push", NULL, 0, 0, 0, 0 },
+    { "pop", NULL, 0, 0, 0, 0 },
+    { "iret", NULL, 0, ALL, ALL, 0 },
+    { "sysret", NULL, 0, ALL, ALL, 0 },
 };
 
 static const TranslateRow unknown = { "", NULL, ALL, 0, ALL, 0 };
@@ -293,4 +309,9 @@ TranslateInfo translate_info(const SoftOp *op, uint32_t mode)
     if ((opcode->flags & OPC_STRING) && (op->flags & (SOFT_OP_REP | SOFT_OP_REPNE)))
         info.kills = 0;
     return info;
+}
+
+bool translate_goes_on(const SoftOp *op, uint32_t mode)
+{
+    return translate_info(op, mode).operands & TO_GOES_ON;
 }

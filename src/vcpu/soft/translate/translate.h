@@ -62,6 +62,7 @@ enum {
     TO_V_READ = 1 << 5,  /* VEX.vvvv */
     TO_V_WRITE = 1 << 6,
     TO_REGISTER = 1 << 7, /* a register operand of the guest must be one of the host */
+    TO_GOES_ON = 1 << 8,  /* ends the decoder's blocks, but need not end those of translated code */
 };
 
 /* How one op is translated: found by mnemonic (integer) or VectorRow. */
@@ -71,7 +72,7 @@ typedef struct TranslateRow {
     uint8_t reads;        /* TF_*: flags that it reads (with OPC_CC: by the condition) */
     uint8_t kills;        /* flags that do not depend on what they were before, whatever the operands */
     uint8_t touches;      /* flags that it may change, those of kills included */
-    uint8_t operands;     /* TO_* */
+    uint16_t operands;    /* TO_* */
 } TranslateRow;
 
 /* What translating @op takes, with conditions and operands worked in. */
@@ -79,11 +80,13 @@ typedef struct TranslateInfo {
     const SoftOpcode *opcode; /* NULL: vector, x87 or undefined */
     TranslateEmit emit;       /* NULL: helper op */
     uint8_t reads, kills, touches;
-    uint8_t operands;         /* TO_* of integer ops */
+    uint16_t operands;        /* TO_* of integer ops */
 } TranslateInfo;
 TranslateInfo translate_info(const SoftOp *op, uint32_t mode);
 /* The table itself, for tests: of system instructions, or of the others. */
 const TranslateRow *translate_rows(bool system, unsigned *n);
+/* Whether control may simply go on after @op although its decoding ended a block. */
+bool translate_goes_on(const SoftOp *op, uint32_t mode);
 /* Flags that condition @cc reads. */
 uint8_t translate_condition_reads(unsigned cc);
 
@@ -178,8 +181,12 @@ EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, un
 /* The same for linear address base + disp (guest stack operands: base GPR_RSP). */
 EmitOperand translate_memory_at(Translation *t, const SoftOp *op, unsigned base, int32_t disp,
                                 unsigned size, unsigned access);
+/* The same for the linear address in SoftCpu.scratch_value. */
+EmitOperand translate_memory_scratch(Translation *t, const SoftOp *op, unsigned size, unsigned access);
 /* TEMP0 = the linear address of the operand (LEA takes it without segment base: @segment false). */
 void translate_address(Translation *t, const SoftOp *op, unsigned to, bool segment);
+/* From the jump at @from (its rel32): the interpreter does the whole op, as if a check had failed for good. */
+void translate_slow_from(Translation *t, const SoftOp *op, uint8_t *from);
 /* After the last host instruction of the op: slow paths of its accesses come back here. */
 void translate_memory_done(Translation *t, const SoftOp *op);
 
@@ -203,6 +210,8 @@ void translate_vectors(Translation *t);
 
 bool translate_rm(Translation *t, const SoftOp *op);      /* integer.c: any op of ModRM operands */
 bool translate_mov(Translation *t, const SoftOp *op);     /* with immediates and absolute addresses */
+bool translate_divide(Translation *t, const SoftOp *op);
+bool translate_bit(Translation *t, const SoftOp *op);     /* BT, BTS, BTR, BTC */
 bool translate_bswap(Translation *t, const SoftOp *op);
 bool translate_plain(Translation *t, const SoftOp *op);   /* no operands but implicit ones: as it is */
 bool translate_nop(Translation *t, const SoftOp *op);
@@ -216,4 +225,14 @@ bool translate_jcc(Translation *t, const SoftOp *op);
 bool translate_jcxz(Translation *t, const SoftOp *op);
 bool translate_loop(Translation *t, const SoftOp *op);
 bool translate_ret(Translation *t, const SoftOp *op);
+bool translate_direction(Translation *t, const SoftOp *op); /* system.c */
+bool translate_cli(Translation *t, const SoftOp *op);
+bool translate_sti(Translation *t, const SoftOp *op);
+bool translate_pushf(Translation *t, const SoftOp *op);
+bool translate_stac(Translation *t, const SoftOp *op);
+bool translate_clac(Translation *t, const SoftOp *op);
+bool translate_swapgs(Translation *t, const SoftOp *op);
+bool translate_base_read(Translation *t, const SoftOp *op);
+bool translate_base_write(Translation *t, const SoftOp *op);
+bool translate_rdtsc(Translation *t, const SoftOp *op);
 bool translate_vector(Translation *t, const SoftOp *op);  /* vector.c */
