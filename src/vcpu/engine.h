@@ -77,6 +77,7 @@ typedef struct VcpuTuning {
     bool tlb_one;          /* a fill of the first-level TLB empties the rest of it */
     bool no_coalescing;    /* every access of a block is checked by itself */
     bool no_chains;        /* no block knows its successor */
+    bool no_mirror;        /* user code goes through the software TLB, too */
     uint32_t flush_blocks; /* the code cache is emptied whenever so many blocks were made; 0: when it is full */
     uint32_t block_ops;    /* at most so many instructions a block; 0: the engine's own limit */
 } VcpuTuning;
@@ -85,7 +86,7 @@ typedef struct VcpuTuning {
 bool vcpu_tuning_parse(const char *text, VcpuTuning *tuning, GError **err);
 static inline bool vcpu_tuning_any(const VcpuTuning *t)
 {
-    return t->interpreter || t->kick || t->tlb_one || t->no_coalescing || t->no_chains || t->flush_blocks ||
+    return t->interpreter || t->kick || t->tlb_one || t->no_coalescing || t->no_chains || t->no_mirror || t->flush_blocks ||
            t->block_ops;
 }
 

@@ -21,6 +21,7 @@ static const TuningKey keys[] = {
     {"tlb", "1", 0, FLAG(tlb_one)},
     {"coalesce", "off", 0, FLAG(no_coalescing)},
     {"chains", "off", 0, FLAG(no_chains)},
+    {"mirror", "off", 0, FLAG(no_mirror)},
     {"flush", NULL, 1u << 30, NUMBER(flush_blocks)},
     {"block", NULL, 64, NUMBER(block_ops)},
 };
@@ -57,7 +58,7 @@ bool vcpu_tuning_parse(const char *text, VcpuTuning *tuning, GError **err)
         g_autofree char *word = g_strdup(*w);
         if (!parse_word(word, tuning))
             return lodge_fail(err, LODGE_ERROR_INVALID,
-                              "'%s': a list of interpreter, kick, tlb=1, coalesce=off, chains=off, flush=N and "
+                              "'%s': a list of interpreter, kick, tlb=1, coalesce=off, chains=off, mirror=off, flush=N and "
                               "block=N (1 to 64)", *w);
     }
     return true;

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "vcpu/soft/perf-map.h"
+#include "vcpu/soft/translate/mirror.h"
 #include "vcpu/soft/translate/run.h"
 #include "vcpu/soft/vm.h"
 
@@ -76,6 +77,7 @@ static void soft_vcpu_free(Vcpu *vcpu)
         vm->cpus[vcpu->index] = NULL;
     soft_blocks_free(cpu);
     code_cache_free(cpu);
+    mirror_free(cpu);
     soft_vector_free(cpu);
     soft_mmu_free(cpu);
     if (cpu->system) {
@@ -97,6 +99,8 @@ static bool vcpu_init(SoftCpu *cpu, GError **err)
     if (!cpu->vcpu.vm->config.tuning.interpreter &&
         !code_cache_init(cpu, (size ? size : CODE_CACHE_DEFAULT) / cpu->vcpu.vm->config.n_vcpus, err))
         return false;
+    if (cpu->code)
+        mirror_init(cpu);
     vcpu_state_reset(state, cpu->vcpu.index);
     soft_fpu_reset(cpu);
     return soft_set_state(&cpu->vcpu, state, err);

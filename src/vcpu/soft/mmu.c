@@ -5,6 +5,7 @@
  * second level that holds walks for all kinds, tagged by PCID so that it outlives CR3 writes.
  */
 #include "base/error.h"
+#include "vcpu/soft/translate/mirror.h"
 #include "vcpu/soft/vm.h"
 
 #define FETCH_SIZE  256u
@@ -28,12 +29,9 @@ typedef struct FetchEntry {
 
 typedef struct SecondEntry {
     uint64_t linear; /* page address */
-    uint64_t walk;   /* key << 56 | guest physical page | SOFT_PTE_* but the key */
+    uint64_t walk;   /* guest physical page | SOFT_PTE_* */
     uint32_t tag;    /* 0: empty */
 } SecondEntry;
-
-#define WALK_PAGE      0x00fffffffffff000ull
-#define WALK_KEY_SHIFT 56
 
 struct SoftMmu {
     uint64_t filled[SOFT_MMU_COUNT][SOFT_TLB_SIZE / 64]; /* slots of the first level in use */
@@ -131,6 +129,11 @@ static void fetch_ids_clear(SoftCpu *cpu, bool keep_global)
         }
 }
 
+void soft_fetch_ids_forget(SoftCpu *cpu)
+{
+    fetch_ids_clear(cpu, false);
+}
+
 /* Clears the first level: all of it, or all but what has one of the flags @keep. */
 static void first_clear(SoftCpu *cpu, unsigned keep)
 {
@@ -156,29 +159,10 @@ void soft_tlb_flush(SoftCpu *cpu, bool global)
     }
     m->current_tag = tag_of_pcid(cpu, current_pcid(cpu));
     first_clear(cpu, global ? 0 : ENTRY_GLOBAL);
-}
-
-uint32_t soft_pkru(const SoftCpu *cpu)
-{
-    return cpu->system->pkru;
-}
-
-void soft_pkru_set(SoftCpu *cpu, uint32_t pkru)
-{
-    soft_keys_set(cpu, false, pkru);
-}
-
-/* Only the first level holds rights; the second keeps each page's key. Keys do not guard fetches. */
-void soft_keys_set(SoftCpu *cpu, bool supervisor, uint32_t rights)
-{
-    SoftSystem *s = cpu->system;
-    uint32_t old = supervisor ? (uint32_t)s->msr.pkrs : s->pkru;
-    if (supervisor)
-        s->msr.pkrs = rights;
+    if (global)
+        mirror_drop_all(cpu);
     else
-        s->pkru = rights;
-    if (old != rights && (cpu->cr4 & (supervisor ? CR4_PKS : CR4_PKE)))
-        data_clear(cpu, 0);
+        mirror_drop_pcid(cpu, current_pcid(cpu));
 }
 
 void soft_tlb_reset(SoftCpu *cpu)
@@ -195,6 +179,7 @@ void soft_tlb_load_cr3(SoftCpu *cpu, uint64_t cr3, bool keep)
         m->pcid_tag[pcid] = new_tag(cpu);
     m->current_tag = tag_of_pcid(cpu, pcid);
     first_clear(cpu, ENTRY_GLOBAL);
+    mirror_load_cr3(cpu, !keep);
 }
 
 void soft_tlb_flush_pcid(SoftCpu *cpu, unsigned pcid)
@@ -203,6 +188,7 @@ void soft_tlb_flush_pcid(SoftCpu *cpu, unsigned pcid)
         soft_tlb_flush(cpu, false);
     else
         cpu->mmu_private->pcid_tag[pcid] = 0;
+    mirror_drop_pcid(cpu, pcid);
 }
 
 static unsigned second_set(uint64_t linear)
@@ -245,6 +231,7 @@ void soft_tlb_flush_page(SoftCpu *cpu, uint64_t linear)
     m->fetch[(linear >> 12) % FETCH_SIZE].tag = 0;
     cpu->fetch_ids[0][soft_fetch_slot(linear)] = cpu->fetch_ids[1][soft_fetch_slot(linear)] = 0;
     second_drop(cpu, linear, m->current_tag, true);
+    mirror_drop_page(cpu, current_pcid(cpu), linear);
     epoch_advance(cpu);
 }
 
@@ -257,6 +244,7 @@ void soft_tlb_flush_pcid_page(SoftCpu *cpu, unsigned pcid, uint64_t linear)
         cpu->mmu_private->pcid_tag[pcid] = 0;
     else
         second_drop(cpu, linear & ~(uint64_t)0xfff, tag_of_pcid(cpu, pcid), false);
+    mirror_drop_page(cpu, pcid, linear);
 }
 
 void soft_tlb_protect(SoftCpu *cpu, uint64_t gpa, bool all)
@@ -270,6 +258,7 @@ void soft_tlb_protect(SoftCpu *cpu, uint64_t gpa, bool all)
                 if (all || (e->gpa & ~(uint64_t)0xfff) == gpa)
                     e->write_tag = SOFT_TLB_INVALID(slot);
             }
+    mirror_protect(cpu, gpa, all);
 }
 
 /* ---- the second level ---- */
@@ -281,9 +270,8 @@ static bool second_find(SoftCpu *cpu, uint64_t page, SoftWalk *walk)
     for (unsigned i = 0; i < SECOND_WAYS; i++)
         if (set[i].linear == page &&
             (set[i].tag == m->current_tag || set[i].tag == m->global_tag)) {
-            walk->gpa = set[i].walk & WALK_PAGE;
-            walk->flags = (uint32_t)(set[i].walk & 0xfff) |
-                          (uint32_t)(set[i].walk >> WALK_KEY_SHIFT) << SOFT_PTE_KEY_SHIFT;
+            walk->gpa = set[i].walk & ~(uint64_t)0xfff;
+            walk->flags = (uint32_t)(set[i].walk & 0xfff);
             return true;
         }
     return false;
@@ -301,8 +289,7 @@ static void second_insert(SoftCpu *cpu, uint64_t page, const SoftWalk *walk)
     if (!to)
         to = &set[m->victim[index]++ % SECOND_WAYS];
     to->linear = page;
-    to->walk = (uint64_t)(walk->flags >> SOFT_PTE_KEY_SHIFT) << WALK_KEY_SHIFT | walk->gpa |
-               (walk->flags & 0xfff);
+    to->walk = walk->gpa | walk->flags;
     to->tag = walk->flags & SOFT_PTE_GLOBAL ? m->global_tag : m->current_tag;
     if (walk->flags & SOFT_PTE_LARGE)
         filter_add(m->large, page >> 21);
@@ -394,6 +381,38 @@ uint64_t soft_fetch_translate(SoftCpu *cpu, uint64_t linear, const uint8_t **hos
     }
     *host = e->host ? e->host + (linear & 0xfff) : NULL;
     return e->gpa | (linear & 0xfff);
+}
+
+/* Whether the 2 MiB of guest physical memory around @page are RAM in one piece, and may all be written if it may. */
+static bool large_possible(SoftVm *vm, uint64_t gpa, const SoftPage *page, bool writable)
+{
+    uint64_t offset = gpa & 0x1ff000;
+    SoftPage first = soft_page_find(vm, gpa - offset), last = soft_page_find(vm, gpa - offset + 0x1ff000);
+    if (!first.host || page->host - first.host != (ptrdiff_t)offset || last.host != first.host + 0x1ff000)
+        return false;
+    for (unsigned i = 0; writable && i < 512; i++)
+        if (atomic_load(first.word + i) & SOFT_WORD_PROTECTED)
+            return false;
+    return true;
+}
+
+bool soft_user_page(SoftCpu *cpu, uint64_t linear, unsigned access, SoftUserPage *out)
+{
+    uint64_t page = linear & ~(uint64_t)0xfff;
+    SoftWalk walk;
+    uint32_t error;
+    if (!walk_cached(cpu, page, SOFT_MMU_USER, access, &walk, &error))
+        return false;
+    SoftPage ram = soft_page_find(soft_vm(cpu), walk.gpa);
+    first_fill(cpu, page, SOFT_MMU_USER, &walk, &ram);
+    const SoftTlbEntry *e = &cpu->tlb[SOFT_MMU_USER][(page >> 12) & (SOFT_TLB_SIZE - 1)];
+    bool writable = e->write_tag == page;
+    if (!ram.host || e->read_tag != page || (access == SOFT_WRITE && !writable))
+        return false;
+    bool large = (walk.flags & SOFT_PTE_LARGE) && large_possible(soft_vm(cpu), walk.gpa, &ram, writable);
+    uint64_t offset = large ? walk.gpa & 0x1ff000 : 0;
+    *out = (SoftUserPage){ram.host - offset, walk.gpa - offset, writable, large};
+    return true;
 }
 
 bool soft_mmu_init(SoftCpu *cpu, GError **err)

@@ -4,7 +4,11 @@
  * telling anyone: bit 0 = the page holds decoded code and is in no write TLB, bit 1 = every vCPU
  * has complied, above them a generation that each write to a page so marked increments.
  */
+#define _GNU_SOURCE
+#include <sys/mman.h>
+
 #include "base/error.h"
+#include "vcpu/soft/translate/mirror.h"
 #include "vcpu/soft/vm.h"
 
 static const _Atomic uint32_t no_word;
@@ -25,6 +29,33 @@ SoftPage soft_page_find(SoftVm *vm, uint64_t gpa)
     const VcpuRamSlot *slot = &vm->vm.ram[i];
     uint64_t offset = (gpa - slot->gpa) & ~(uint64_t)0xfff;
     return (SoftPage){slot->hva + offset, &vm->page_words[i][offset >> 12], slot->readonly};
+}
+
+uint8_t *soft_ram_read_only(SoftVm *vm, const uint8_t *host)
+{
+    for (unsigned i = 0; i < vm->slots_used; i++) {
+        const VcpuRamSlot *slot = &vm->vm.ram[i];
+        if ((uintptr_t)host - (uintptr_t)slot->hva >= slot->size)
+            continue;
+        uint8_t *alias = atomic_load(&vm->read_only[i]), *none = NULL;
+        if (!alias) { /* old size 0: a second mapping of shared memory (mremap(2)) */
+            void *p = mremap(slot->hva, 0, slot->size, MREMAP_MAYMOVE);
+            if (p == MAP_FAILED || mprotect(p, slot->size, PROT_READ) < 0)
+                return NULL;
+            if (!atomic_compare_exchange_strong(&vm->read_only[i], &none, p))
+                munmap(p, slot->size);
+            alias = atomic_load(&vm->read_only[i]);
+        }
+        return alias + (host - slot->hva);
+    }
+    return NULL;
+}
+
+static void read_only_free(SoftVm *vm, unsigned slot)
+{
+    uint8_t *alias = atomic_exchange(&vm->read_only[slot], NULL);
+    if (alias)
+        munmap(alias, vm->vm.ram[slot].size);
 }
 
 static const _Atomic uint32_t *page_word(SoftVm *vm, uint64_t gpa)
@@ -92,6 +123,7 @@ bool soft_ram_set(SoftVm *vm, unsigned slot, const VcpuRamSlot *ram, GError **er
         return lodge_fail(err, LODGE_ERROR_LIMIT, "no memory for RAM slot %u of %" G_GUINT64_FORMAT
                           " bytes", slot, ram->size);
     retire(vm, slot);
+    read_only_free(vm, slot);
     vm->vm.ram[slot] = *ram;
     vm->page_words[slot] = words;
     vm->slots_used = 0;
@@ -101,13 +133,18 @@ bool soft_ram_set(SoftVm *vm, unsigned slot, const VcpuRamSlot *ram, GError **er
     for (unsigned i = 0; i < VCPU_COUNT_MAX; i++)
         if (vm->cpus[i])
             soft_tlb_reset(vm->cpus[i]);
+    for (unsigned i = 0; i < VCPU_COUNT_MAX; i++)
+        if (vm->cpus[i])
+            mirror_ram_changed(vm->cpus[i]);
     return true;
 }
 
 void soft_ram_free(SoftVm *vm)
 {
-    for (unsigned i = 0; i < VCPU_RAM_SLOTS_MAX; i++)
+    for (unsigned i = 0; i < VCPU_RAM_SLOTS_MAX; i++) {
+        read_only_free(vm, i);
         g_free((void *)vm->page_words[i]);
+    }
     if (vm->retired_words)
         g_ptr_array_unref(vm->retired_words);
 }

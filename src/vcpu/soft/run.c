@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "vcpu/soft/translate/mirror.h"
 #include "vcpu/soft/vm.h"
 
 #define HWCAP2_FSGSBASE_BIT 2u /* Documentation/arch/x86/elf_hwcaps.rst */
@@ -212,6 +213,7 @@ static bool observed(SoftCpu *cpu)
         return false;
     bool leave = o->between(cpu, o->opaque);
     gs_set(cpu);
+    mirror_thread_start(cpu);
     return leave;
 }
 
@@ -260,6 +262,7 @@ VcpuExit soft_run(Vcpu *vcpu, GError **err)
 {
     SoftCpu *cpu = (SoftCpu *)vcpu;
     gs_set(cpu);
+    mirror_thread_start(cpu);
     if (vcpu->vm->config.tuning.kick)
         soft_pend(cpu, SOFT_PENDING_LOOP);
     soft_sync_enter(cpu);

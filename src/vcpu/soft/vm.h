@@ -39,8 +39,6 @@
 #define CR4_OSXSAVE 0x40000u
 #define CR4_SMEP 0x100000u
 #define CR4_SMAP 0x200000u
-#define CR4_PKE 0x400000u
-#define CR4_PKS 0x1000000u
 
 #define EFER_SCE 0x1u
 #define EFER_LME 0x100u
@@ -50,7 +48,7 @@
 /* The reads and writes of paging that CPUID offers (SDM vol. 3 4.1.4); filled by soft_features_init. */
 typedef struct SoftLimits {
     bool intel;           /* the vendor advertised: where Intel and AMD differ, follow it */
-    bool smep, smap, umip, pcid, page1g, nx, xsave, pku, pks;
+    bool smep, smap, umip, pcid, page1g, nx, xsave;
     unsigned physical_bits;
     uint64_t cr4_allowed;
     uint64_t efer_allowed;
@@ -71,6 +69,7 @@ struct SoftVm {
     SoftCpu *cpus[VCPU_COUNT_MAX];
     /* One word a page of each RAM slot: see ram.c. */
     _Atomic uint32_t *page_words[VCPU_RAM_SLOTS_MAX];
+    _Atomic(uint8_t *) read_only[VCPU_RAM_SLOTS_MAX]; /* the slot once more, made when first asked for */
     GPtrArray *retired_words; /* of removed slots: blocks may still point there */
     unsigned slots_used;      /* slots at and after this index are empty */
 
@@ -90,7 +89,6 @@ struct SoftVm {
 typedef struct SoftMsrs {
     uint64_t star, lstar, cstar, fmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint64_t pkrs; /* as written by soft_keys_set alone */
     uint64_t pat, tsc_adjust, tsc_aux, misc_enable, feature_control, debugctl;
     uint64_t mcg_status, mcg_ctl;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[SOFT_MTRR_VARIABLE], mtrr_mask[SOFT_MTRR_VARIABLE];
@@ -157,7 +155,6 @@ typedef struct SoftSystem {
     bool delivering;
     uint8_t delivering_vector;
     bool delivering_exception; /* vector is an exception, not an interrupt or INT n */
-    uint32_t pkru;             /* rights of the protection keys of user pages: see soft_keys_set */
     uint32_t ext;              /* the EXT bit of error codes now */
     bool rip_is_next;          /* the fault's return address is cpu->rip, not cpu->op->rip */
     bool triple;
@@ -209,6 +206,8 @@ typedef struct SoftPage {
 #define SOFT_WORD_STEP 4u      /* the generation counts above the flags */
 
 SoftPage soft_page_find(SoftVm *vm, uint64_t gpa);
+/* The same byte of RAM in a mapping that cannot be written; NULL if there can be none. Any thread. */
+uint8_t *soft_ram_read_only(SoftVm *vm, const uint8_t *host);
 /* The page was written: decoded code of it is stale, and all vCPUs come to know. Any thread. */
 void soft_page_written(SoftVm *vm, _Atomic uint32_t *word);
 bool soft_ram_set(SoftVm *vm, unsigned slot, const VcpuRamSlot *ram, GError **err);
@@ -252,14 +251,12 @@ typedef struct SoftWalk {
 #define SOFT_PTE_GLOBAL 0x100u
 #define SOFT_PTE_NX 0x200u
 #define SOFT_PTE_HUGE 0x400u /* 1 GiB, always with LARGE */
-#define SOFT_PTE_KEY_SHIFT 12 /* the page's protection key, 4 bits */
 
 #define PF_PRESENT 1u
 #define PF_WRITE 2u
 #define PF_USER 4u
 #define PF_RESERVED 8u
 #define PF_FETCH 16u
-#define PF_KEY 32u
 
 /* Walks the page tables; sets accessed and dirty bits. False: *error is the #PF error code. */
 bool soft_walk(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned access, SoftWalk *walk,
@@ -270,8 +267,6 @@ bool soft_walk_permits(const SoftCpu *cpu, uint32_t flags, unsigned mmu, unsigne
 /* PAE's page directory pointers have no reserved bit set (checked on loads of CR3). */
 bool soft_pdptes_valid(SoftCpu *cpu, uint64_t cr3);
 
-/* Sets PKRU (@supervisor false) or IA32_PKRS: what was cached under the old rights goes. */
-void soft_keys_set(SoftCpu *cpu, bool supervisor, uint32_t rights);
 bool soft_mmu_init(SoftCpu *cpu, GError **err);
 void soft_mmu_free(SoftCpu *cpu);
 /* False with a #PF error code; no address but a canonical one may come here. */
@@ -279,6 +274,16 @@ bool soft_translate_try(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned ac
                         SoftTranslation *t, uint32_t *error);
 /* Drops write tags of the page at @gpa (or of all pages). */
 void soft_tlb_protect(SoftCpu *cpu, uint64_t gpa, bool all);
+/* What user code may have mapped for the page of @linear. large: the 2 MiB around it, @host and @gpa their start. */
+typedef struct SoftUserPage {
+    uint8_t *host;
+    uint64_t gpa;
+    bool writable, large;
+} SoftUserPage;
+/* False: the access faults, or must be looked at each time (devices, code, watchpoints). */
+bool soft_user_page(SoftCpu *cpu, uint64_t linear, unsigned access, SoftUserPage *out);
+/* Forgets which code pages user code may jump to without asking. */
+void soft_fetch_ids_forget(SoftCpu *cpu);
 /* Forgets everything, RAM slots included. */
 void soft_tlb_reset(SoftCpu *cpu);
 void soft_tlb_load_cr3(SoftCpu *cpu, uint64_t cr3, bool keep);

@@ -93,10 +93,13 @@ static void liveness(Translation *t)
     }
 }
 
-static bool clobbers(const SoftOp *op, const TranslateInfo *info)
+static bool clobbers(const Translation *t, const SoftOp *op, const TranslateInfo *info)
 {
-    return !info->emit || !info->opcode || (op->flags & SOFT_OP_MEM) ||
-           (info->opcode->flags & (OPC_STACK | OPC_STRING));
+    if (!info->emit || !info->opcode)
+        return true;
+    if (t->key & TRANSLATE_KEY_MIRROR)
+        return info->opcode->flags & OPC_STRING;
+    return (op->flags & SOFT_OP_MEM) || (info->opcode->flags & (OPC_STACK | OPC_STRING));
 }
 
 /* Where the block wants the flags at its start: where its first op that cares does. */
@@ -104,7 +107,7 @@ static unsigned flags_wanted(const Translation *t)
 {
     for (unsigned i = 0; i < t->n && t->live[i]; i++) {
         const TranslateInfo *info = &t->info[i];
-        if (clobbers(&t->op[i], info))
+        if (clobbers(t, &t->op[i], info))
             return FLAGS_SAVED;
         if (info->reads || (info->touches & ~info->kills & t->live[i + 1]))
             return FLAGS_HOST;
@@ -131,6 +134,7 @@ static void helper_emit(Translation *t, const SoftOp *op)
     site->resume = last ? 0 : code_offset(c, e->at);
     t->flags_at = FLAGS_SAVED;
     t->vectors_checked = false;
+    t->mirror_base = -1;
     t->ended = last;
 }
 
@@ -180,6 +184,7 @@ static void ops_emit(Translation *t)
         const TranslateInfo *info = &t->info[t->i];
         if (!info->emit || !info->emit(t, op))
             helper_emit(t, op);
+        mirror_op_done(t, op);
     }
     if (!t->ended) {
         t->i = t->n - 1;
@@ -211,7 +216,7 @@ CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
     Translation *t = c->translation;
     uint64_t start = __rdtsc();
 
-    if (code_room(c) < ROOM_MIN || (c->flush_every && c->n_blocks % c->flush_every == c->flush_every - 1)) {
+    if (code_room(c) < ROOM_MIN || c->mirrored_max - c->n_mirrored < 4 * TRANSLATE_OPS_MAX || (c->flush_every && c->n_blocks % c->flush_every == c->flush_every - 1)) {
         c->n_blocks++;
         code_cache_flush(cpu);
         return NULL;
@@ -222,6 +227,7 @@ CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
     t->key = page->key;
     t->rip = cpu->rip;
     t->n_stubs = 0;
+    t->mirror_base = -1;
     t->vectors_checked = t->ended = false;
     if (!decode(cpu, t, host))
         return NULL;

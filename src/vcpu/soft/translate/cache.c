@@ -68,6 +68,7 @@ void code_cache_flush(SoftCpu *cpu)
     fetch_ids_clear(cpu);
     c->used = c->start;
     c->records = c->size;
+    c->n_mirrored = 0;
     c->first_id = c->next_id;
     /* New code will come where old was executed: a serializing instruction (SDM vol. 3 9.1.3). */
     unsigned a, b, x, d;
@@ -185,6 +186,7 @@ bool code_cache_init(SoftCpu *cpu, uint64_t size, GError **err)
     cpu->code = c;
     c->rw = MAP_FAILED;
     c->rx = MAP_FAILED;
+    c->mirrored = MAP_FAILED;
     c->size = (uint32_t)CLAMP(size, ARENA_MIN, ARENA_MAX) & ~4095u;
     cpu->stats.code_cache_size = c->size;
     c->ids_max = c->size / 2048;
@@ -194,6 +196,11 @@ bool code_cache_init(SoftCpu *cpu, uint64_t size, GError **err)
         return lodge_fail_errno(err, ENOMEM, "no memory for a code cache's index");
     if (!arena_map(c, err))
         return false;
+    c->mirrored_max = c->size / 32;
+    c->mirrored = mmap(NULL, c->mirrored_max * sizeof(*c->mirrored), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (c->mirrored == MAP_FAILED)
+        return lodge_fail_errno(err, ENOMEM, "no memory for a code cache's index");
     c->next_id = 1;
     const VcpuTuning *tuning = &cpu->vcpu.vm->config.tuning;
     c->ops_max = tuning->block_ops ? tuning->block_ops : TRANSLATE_OPS_MAX;
@@ -215,6 +222,8 @@ void code_cache_free(SoftCpu *cpu)
         munmap(c->rw, c->size);
     if (c->rx != MAP_FAILED)
         munmap((void *)(uintptr_t)c->rx, c->size);
+    if (c->mirrored != MAP_FAILED)
+        munmap(c->mirrored, c->mirrored_max * sizeof(*c->mirrored));
     g_free(c->by_id);
     g_free(c->translation);
     munmap(c, sizeof(*c));

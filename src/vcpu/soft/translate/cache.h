@@ -18,6 +18,8 @@
 #define TRANSLATE_KEY_MMU_SHIFT 20
 #define TRANSLATE_KEY_FP_TRAP (1u << 23) /* MXCSR unmasks an exception: no vector arithmetic in place */
 
+#define TRANSLATE_KEY_MIRROR (1u << 24)  /* user code over mirrored memory */
+
 static inline unsigned key_mmu(uint32_t key)
 {
     return key >> TRANSLATE_KEY_MMU_SHIFT & 7;
@@ -63,6 +65,7 @@ typedef struct CodeSite {
     uint32_t resume; /* arena offset behind the op; 0: go to the dispatcher */
     uint32_t key;
     uint8_t length, size, access, align;
+    uint8_t flags_at; /* of accesses to mirrored memory, which leave EFLAGS alone */
     SoftOp *op; /* helper ops: the op, and one that stops */
 } CodeSite;
 
@@ -73,6 +76,7 @@ typedef struct CodeThunks {
     uint32_t leave_saved; /* ... in SoftCpu.arith */
     uint32_t miss;        /* an indirect jump to TEMP0 found no block; flags saved */
     uint32_t second;      /* the second page of the instruction at TEMP0 changed; flags saved */
+    uint32_t slow_host, slow_saved; /* from the signal handler: as refill does if it fails; flags where */
     uint32_t refill;      /* TEMP0 = linear address, SoftCpu.site = CodeSite */
     uint32_t helper;      /* SoftCpu.site = CodeSite */
     uint32_t load_vectors; /* returns to TEMP1 */
@@ -83,6 +87,11 @@ typedef struct CodeFront {
     CodeBlock *block;
     uint32_t id, key;
 } CodeFront;
+
+/* Host code from @start to the next one accesses mirrored memory as @site tells. */
+typedef struct CodeMirrored {
+    uint32_t start, site;
+} CodeMirrored;
 
 struct CodeCache {
     uint8_t *rw;       /* the arena, and the same memory executable */
@@ -101,6 +110,8 @@ struct CodeCache {
     CodeThunks thunk;
     uint64_t n_blocks, n_refills, n_slow, n_helpers, n_dispatches;
     uint64_t ticks; /* of the host's TSC, spent translating */
+    CodeMirrored *mirrored; /* ascending */
+    uint32_t n_mirrored, mirrored_max;
     SoftOp fetch;      /* stands for an instruction while it is being fetched */
     SoftOp step[2];    /* an op that is executed once */
     Translation *translation;
@@ -156,6 +167,12 @@ void code_flags_save(Emit *e);
 void code_flags_restore(Emit *e);
 /* Makes @x lead to @b without the dispatcher. */
 void code_link(SoftCpu *cpu, CodeExit *x, CodeBlock *b);
+
+/* ---- mirror-memory.c: translate_memory and what belongs to it, for TRANSLATE_KEY_MIRROR ---- */
+EmitOperand mirror_memory(Translation *t, const SoftOp *op, unsigned access);
+EmitOperand mirror_memory_at(Translation *t, const SoftOp *op, unsigned base, int32_t disp, unsigned access);
+/* After each op: forgets what it changed. */
+void mirror_op_done(Translation *t, const SoftOp *op);
 
 /* ---- thunk.c ---- */
 void code_thunks_emit(SoftCpu *cpu);

@@ -21,6 +21,7 @@ void translate_flags_clobber(Translation *t)
     emit_setcc(&t->e, 0, HOST_RAX);
     emit_store16(&t->e, GS_FIELD(arith), HOST_RAX);
     emit_mov(&t->e, HOST_RAX, TEMP1);
+    t->mirror_base = -1; /* was in TEMP1 */
     t->flags_at = FLAGS_SAVED;
 }
 

@@ -207,6 +207,8 @@ void translate_slow_from(Translation *t, const SoftOp *op, uint8_t *from)
 EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, unsigned access,
                              unsigned align)
 {
+    if (t->key & TRANSLATE_KEY_MIRROR)
+        return mirror_memory(t, op, access);
     bool flat = op->seg < SEG_FS, based = op->base != SOFT_REG_NONE;
     uint64_t address = op->asize == 4 ? (uint32_t)op->disp : (uint64_t)op->disp;
 
@@ -225,6 +227,8 @@ EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, un
 EmitOperand translate_memory_at(Translation *t, const SoftOp *op, unsigned base, int32_t disp,
                                 unsigned size, unsigned access)
 {
+    if (t->key & TRANSLATE_KEY_MIRROR)
+        return mirror_memory_at(t, op, base, disp, access);
     translate_flags_clobber(t);
     Access a = {.op = op, .start = t->e.at, .base = base, .disp = disp, .size = size, .access = access};
     return check_base(t, &a, base, disp);

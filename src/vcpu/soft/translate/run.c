@@ -4,6 +4,7 @@
  * leave for each other. And what thunks call when translated code cannot go on by itself.
  */
 #include "vcpu/soft/translate/cache.h"
+#include "vcpu/soft/translate/mirror.h"
 #include "vcpu/soft/translate/run.h"
 
 uint32_t translate_key(const SoftCpu *cpu)
@@ -11,7 +12,9 @@ uint32_t translate_key(const SoftCpu *cpu)
     uint32_t mxcsr;
     memcpy(&mxcsr, cpu->fpu.fxsave + 24, sizeof(mxcsr));
     uint32_t key = cpu->mode | (uint32_t)cpu->mmu << TRANSLATE_KEY_MMU_SHIFT;
-    return (mxcsr >> 7 & 0x3f) == 0x3f ? key : key | TRANSLATE_KEY_FP_TRAP;
+    if ((mxcsr >> 7 & 0x3f) != 0x3f)
+        key |= TRANSLATE_KEY_FP_TRAP;
+    return cpu->mirror_on && cpu->mmu == SOFT_MMU_USER ? key | TRANSLATE_KEY_MIRROR : key;
 }
 
 /* ---- one instruction by the interpreter ---- */
@@ -190,6 +193,8 @@ void soft_translate_run(SoftCpu *cpu)
     cpu->vectors_live = false;
     cpu->second_missing = false;
     do {
+        if (cpu->mode & SOFT_MODE_USER)
+            mirror_ready(cpu);
         uint32_t key = translate_key(cpu), flushes = c->flushes, exit = cpu->code_exit;
         cpu->code_exit = 0;
         c->n_dispatches++;

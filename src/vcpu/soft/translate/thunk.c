@@ -196,6 +196,12 @@ static void emit_refill(CodeCache *c, Emit *e)
     emit_load(e, TEMP2, GS_FIELD(scratch_temp));
     emit_jmp_operand(e, GS_FIELD(enter_target));
 
+    c->thunk.slow_host = code_offset(c, e->at);
+    code_flags_save(e);
+    c->thunk.slow_saved = code_offset(c, e->at);
+    EMIT_SPILL(e, changed);
+    emit_store(e, GS_GPR(HOST_RSP), HOST_RSP);
+    emit_vectors_out(e);
     emit_patch(slow, e->at);
     static const uint8_t rest[] = {HOST_RBX, HOST_RBP, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
     EMIT_SPILL(e, rest);

@@ -125,6 +125,7 @@ struct Translation {
     uint8_t live[TRANSLATE_OPS_MAX + 1]; /* TF_*: flags needed before op i; [n]: after the last */
     unsigned n, i;         /* ops; the one in translation */
     unsigned flags_at;     /* FLAGS_*: while translation goes on */
+    int mirror_base;       /* guest register whose window's delta is in TEMP1, or -1 (mirror-memory.c) */
     bool vectors_checked;  /* vectors are live here for certain */
     bool ended;            /* the op has left the block */
     TranslateStub stub[TRANSLATE_STUBS_MAX];

@@ -33,6 +33,7 @@ void translate_vectors(Translation *t)
     TranslateStub *stub = translate_stub(t, emit_jcc(&t->e, 4), stub_load);
     stub->back = t->e.at;
     t->vectors_checked = true;
+    t->mirror_base = -1; /* the stub takes TEMP1 */
 }
 
 /* ---- what can run in place ---- */
