@@ -67,6 +67,44 @@ static void report_stop(GdbSession *s, unsigned vcpu)
     report(s);
 }
 
+/* A vCPU whose stop was not reported yet must not run past it. */
+static bool must_report(GdbSession *s, unsigned vcpu)
+{
+    if (!s->stop[vcpu].pending)
+        return false;
+    const VcpuDebugStop *why = &s->stop[vcpu].why;
+    bool valid = !why->step && gdb_breakpoint_wanted(s->breakpoints, why);
+    if (valid && why->kind < VCPU_BREAK_WRITE) {
+        /* The debugger may have moved it elsewhere. */
+        valid = gdb_state_get(s, vcpu, &s->state) &&
+                (why->address == s->state.rip ||
+                 why->address == (uint32_t)(s->state.rip + s->state.seg[SEG_CS].base));
+    }
+    s->stop[vcpu].pending = valid;
+    return valid;
+}
+
+/* Tells the engine of the breakpoints, for each vCPU that is to run. @action: NULL: no debugger. */
+static bool apply(GdbSession *s, const uint8_t *action)
+{
+    for (unsigned i = 0; i < machine_vcpu_count(s->machine); i++)
+        if ((!action || action[i] != GDB_HOLD) &&
+            !gdb_breakpoints_apply(s->breakpoints, s->machine, i, action != NULL,
+                                   action && action[i] == GDB_STEP, NULL))
+            return false;
+    return true;
+}
+
+/* Somebody else's cont means all vCPUs, without the step and the breakpoints of before. */
+static void resumed_by_others(GdbSession *s)
+{
+    uint8_t action[VCPU_COUNT_MAX];
+    memset(action, GDB_CONTINUE, sizeof(action));
+    apply(s, action);
+    for (unsigned i = 0; i < machine_vcpu_count(s->machine); i++)
+        machine_hold_vcpu(s->machine, i, false);
+}
+
 /* The machine stands still, and nobody else is to hear that it was us. */
 static void stop_machine(GdbSession *s)
 {
@@ -85,10 +123,16 @@ static void on_debug(void *opaque, unsigned vcpu)
     GdbSession *s = opaque;
     machine_with_vcpu(s->machine, vcpu, take_stop, &s->stop[vcpu].why);
     s->stop[vcpu].pending = true;
-    if (!s->waiting)
-        return; /* another was quicker: this one is reported when its vCPU is to go on */
-    stop_machine(s);
-    report_stop(s, vcpu);
+    bool running = machine_status(s->machine) == MACHINE_RUNNING;
+    if (s->waiting) {
+        stop_machine(s);
+        report_stop(s, vcpu);
+    } else if (running && !must_report(s, vcpu)) {
+        machine_hold_vcpu(s->machine, vcpu, false); /* of a list that is no more: QMP's cont */
+    } else if (running) {
+        stop_machine(s);
+    }
+    /* Else another was quicker: this one is reported when its vCPU is to go on. */
 }
 
 void gdb_session_event(GdbSession *s, const MachineEvent *event)
@@ -111,9 +155,8 @@ void gdb_session_event(GdbSession *s, const MachineEvent *event)
         break;
     case MACHINE_EVENT_RESUME:
         s->go_on = true;
-        /* Somebody else's cont means all vCPUs. */
-        for (unsigned i = 0; !s->busy && i < machine_vcpu_count(s->machine); i++)
-            machine_hold_vcpu(s->machine, i, false);
+        if (!s->busy)
+            resumed_by_others(s);
         break;
     default:
         break;
@@ -121,32 +164,6 @@ void gdb_session_event(GdbSession *s, const MachineEvent *event)
 }
 
 /* ---- resuming ---- */
-
-/* A vCPU whose stop was not reported yet must not run past it. */
-static bool must_report(GdbSession *s, unsigned vcpu)
-{
-    if (!s->stop[vcpu].pending)
-        return false;
-    const VcpuDebugStop *why = &s->stop[vcpu].why;
-    bool valid = !why->step && gdb_breakpoint_wanted(s->breakpoints, why);
-    if (valid && why->kind < VCPU_BREAK_WRITE) {
-        /* The debugger may have moved it elsewhere. */
-        valid = gdb_state_get(s, vcpu, &s->state) &&
-                (why->address == s->state.rip ||
-                 why->address == (uint32_t)(s->state.rip + s->state.seg[SEG_CS].base));
-    }
-    s->stop[vcpu].pending = valid;
-    return valid;
-}
-
-static bool apply(GdbSession *s, const uint8_t *action)
-{
-    for (unsigned i = 0; i < machine_vcpu_count(s->machine); i++)
-        if (!gdb_breakpoints_apply(s->breakpoints, s->machine, i, action != NULL,
-                                   action && action[i] == GDB_STEP, NULL))
-            return false;
-    return true;
-}
 
 static void hold(GdbSession *s, const uint8_t *action)
 {

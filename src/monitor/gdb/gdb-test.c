@@ -358,6 +358,18 @@ static void test_stop_and_cont_by_others(void)
     expect(&b, "p2", "0000000000000000"); /* also while it runs */
     expect(&b, "Z1,1006,1", "OK");
     expect(&b, "vCont;c", "T05thread:1;");
+    /* What gdb took away meanwhile stops nobody, whoever sets the guest going; nor does a step. */
+    expect(&b, "z1,1006,1", "OK");
+    before = memory32(&b, 0x2000);
+    machine_cont(b.m);
+    run_for(&b, 5);
+    g_assert_cmpuint(memory32(&b, 0x2000), >, before + 1);
+    machine_stop(b.m);
+    expect(&b, "vCont;s:1", "T05thread:1;");
+    before = memory32(&b, 0x2000);
+    machine_cont(b.m);
+    run_for(&b, 5);
+    g_assert_cmpuint(memory32(&b, 0x2000), >, before + 1);
     bench_free(&b);
 }
 

@@ -89,6 +89,8 @@ static SoftBlock **hash_slot(SoftBlockCache *c, uint64_t gpa, uint64_t rip, uint
 void soft_blocks_flush(SoftCpu *cpu)
 {
     cache_flush(cpu, cpu->blocks);
+    if (cpu->code)
+        code_cache_flush(cpu);
 }
 
 uint64_t soft_code_linear(const SoftCpu *cpu, uint64_t rip)

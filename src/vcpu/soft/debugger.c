@@ -4,7 +4,10 @@
  * debug registers (debug.c).
  *
  * Code breakpoints cost nothing elsewhere: a block that would begin with such an instruction holds
- * one op, which leaves the run loop, and other blocks end before it (block.c). Where a linear address
+ * one op, which leaves the run loop (the translator makes none, and its dispatcher looks before it
+ * would), and other blocks end before it. A new list of breakpoints makes all code decoded anew, but
+ * not for a step, which looks by itself: debuggers step past a breakpoint with the list empty and then
+ * put the same one back. Where a linear address
  * does not follow from RIP and the mode, and for single steps, blocks have one instruction
  * (SOFT_MODE_SINGLE) and the run loop looks before each. Watched pages stay out of the first-level
  * TLB, so that each access to them comes to soft_debugger_access.
@@ -30,16 +33,40 @@ static bool valid(const VcpuDebug *debug, GError **err)
     return true;
 }
 
-static bool same_list(const SoftDebugger *d, const VcpuDebug *debug, unsigned n)
+static bool same_list(const VcpuBreakpoint *a, unsigned n_a, const VcpuBreakpoint *b, unsigned n_b)
 {
-    if (d->n != n)
+    if (n_a != n_b)
         return false;
-    for (unsigned i = 0; i < n; i++)
-        if (d->list[i].address != debug->breakpoints[i].address ||
-            d->list[i].length != debug->breakpoints[i].length ||
-            d->list[i].kind != debug->breakpoints[i].kind)
+    for (unsigned i = 0; i < n_a; i++)
+        if (a[i].address != b[i].address || a[i].length != b[i].length || a[i].kind != b[i].kind)
             return false;
     return true;
+}
+
+static void list_take(SoftCpu *cpu, const VcpuBreakpoint *list, unsigned n)
+{
+    SoftDebugger *d = &cpu->system->debugger;
+    g_free(d->list);
+    d->list = g_memdup2(list, n * sizeof(*list));
+    d->n = n;
+    d->code = d->data = false;
+    for (unsigned i = 0; i < n; i++) {
+        d->code |= is_code(&list[i]);
+        d->data |= !is_code(&list[i]);
+    }
+    soft_debug_update(cpu);
+}
+
+/* Decoded code with the breakpoints of now. */
+static void code_update(SoftCpu *cpu)
+{
+    SoftDebugger *d = &cpu->system->debugger;
+    if (same_list(d->built, d->n_built, d->list, d->n))
+        return;
+    g_free(d->built);
+    d->built = g_memdup2(d->list, d->n * sizeof(*d->list));
+    d->n_built = d->n;
+    soft_blocks_flush(cpu);
 }
 
 bool soft_debugger_set(Vcpu *vcpu, const VcpuDebug *debug, GError **err)
@@ -51,26 +78,18 @@ bool soft_debugger_set(Vcpu *vcpu, const VcpuDebug *debug, GError **err)
         return false;
     d->step = debug->active && debug->step;
     d->hit = false;
-    if (same_list(d, debug, n)) {
-        soft_mode_update(cpu);
-        return true;
-    }
-    g_free(d->list);
-    d->list = g_memdup2(debug->breakpoints, n * sizeof(*d->list));
-    d->n = n;
-    d->code = d->data = false;
-    for (unsigned i = 0; i < n; i++) {
-        d->code |= is_code(&d->list[i]);
-        d->data |= !is_code(&d->list[i]);
-    }
-    soft_blocks_flush(cpu);
-    soft_debug_update(cpu);
+    if (!same_list(d->list, d->n, debug->breakpoints, n))
+        list_take(cpu, debug->breakpoints, n);
+    soft_mode_update(cpu);
+    if (!d->step)
+        code_update(cpu);
     return true;
 }
 
 void soft_debugger_free(SoftCpu *cpu)
 {
     g_free(cpu->system->debugger.list);
+    g_free(cpu->system->debugger.built);
 }
 
 VcpuDebugStop soft_debugger_why(Vcpu *vcpu)

@@ -111,6 +111,8 @@ typedef struct SoftSync {
 typedef struct SoftDebugger {
     VcpuBreakpoint *list;
     unsigned n;
+    VcpuBreakpoint *built; /* the list that decoded code was made with */
+    unsigned n_built;
     bool step;    /* leave after one instruction */
     bool code;    /* the list has code breakpoints: blocks are decoded with them */
     bool data;    /* ... or watchpoints */

@@ -57,6 +57,9 @@ static bool decode(SoftCpu *cpu, Translation *t, const uint8_t *host)
     t->second = NULL;
     t->falls_through = true;
     while (t->n < max && !ends) {
+        /* No block begins there either: the dispatcher stops before. */
+        if (t->n && cpu->system->debugger.code && soft_debugger_code_at(cpu, rip))
+            break;
         unsigned length = soft_decode(cpu, cpu->mode, rip, host, room, &t->op[t->n], &ends);
         if (!length) {
             if (t->n == 0)

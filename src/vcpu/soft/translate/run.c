@@ -180,7 +180,7 @@ static void run_outside(SoftCpu *cpu)
 bool soft_translate_possible(const SoftCpu *cpu)
 {
     return cpu->code && (cpu->mode & SOFT_MODE_CODE64) && !(cpu->mode & SOFT_MODE_SINGLE) &&
-           !cpu->system->code_breakpoints && !cpu->system->debugger.code;
+           !cpu->system->code_breakpoints;
 }
 
 void soft_translate_run(SoftCpu *cpu)
@@ -201,6 +201,10 @@ void soft_translate_run(SoftCpu *cpu)
         code_pages_check(cpu);
         if (cpu->second_missing)
             second_page_look(cpu, key);
+        if (UNLIKELY(cpu->system->debugger.code) && soft_debugger_code_at(cpu, cpu->rip)) {
+            soft_debugger_break(cpu, cpu->rip);
+            return;
+        }
         CodeBlock *b = find(cpu, key);
         if (!b) {
             run_outside(cpu);
