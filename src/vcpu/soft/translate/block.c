@@ -73,7 +73,7 @@ static bool decode(SoftCpu *cpu, Translation *t, const uint8_t *host)
         host += length;
         room -= length;
         t->falls_through = !ends;
-        if (!room || (!ends && code_block_find(t->cache, t->page, rip)))
+        if (!room || (!ends && code_block_find(t->page, rip)))
             break;
     }
     return true;

@@ -9,7 +9,6 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <sys/mman.h>
-#include <unistd.h>
 #include <x86intrin.h>
 
 #include "base/error.h"
@@ -23,10 +22,9 @@ static unsigned page_hash(uint64_t va, uint32_t key)
     return (unsigned)((va >> 12) ^ (va >> 24) ^ key) % PAGE_HASH;
 }
 
-static CodeBlock **block_slot(CodeCache *c, const CodePage *page, uint64_t rip)
+static unsigned chain_of(uint64_t rip)
 {
-    uint64_t h = ((uint64_t)page->id << 12 | (rip & 4095)) * 0x9e3779b97f4a7c15u;
-    return &c->blocks[h >> (64 - CODE_HASH_BITS)];
+    return (unsigned)(rip ^ rip >> 4 ^ rip >> 8) % CODE_PAGE_CHAINS;
 }
 
 void *code_record(CodeCache *c, size_t size)
@@ -61,7 +59,6 @@ void code_cache_flush(SoftCpu *cpu)
     CodeCache *c = cpu->code;
     uint64_t start = __rdtsc();
     memset(c->pages, 0, sizeof(c->pages));
-    memset(c->blocks, 0, sizeof(c->blocks));
     memset(c->front, 0, sizeof(c->front));
     for (unsigned i = 0; i < SOFT_JUMPS; i++)
         cpu->jump[i] = code_rx(c, c->thunk.miss);
@@ -132,17 +129,17 @@ CodePage *code_page_get(SoftCpu *cpu, uint64_t va, uint64_t gpa, uint32_t key)
 
 /* ---- blocks ---- */
 
-CodeBlock *code_block_find(CodeCache *c, const CodePage *page, uint64_t rip)
+CodeBlock *code_block_find(const CodePage *page, uint64_t rip)
 {
-    for (CodeBlock *b = *block_slot(c, page, rip); b; b = b->next)
-        if (b->rip == rip && b->page == page)
+    for (CodeBlock *b = page->block[chain_of(rip)]; b; b = b->next)
+        if (b->rip == rip)
             return b;
     return NULL;
 }
 
 void code_block_add(CodeCache *c, CodeBlock *b)
 {
-    CodeBlock **slot = block_slot(c, b->page, b->rip);
+    CodeBlock **slot = &b->page->block[chain_of(b->rip)];
     b->next = *slot;
     *slot = b;
     c->n_blocks++;
@@ -150,7 +147,7 @@ void code_block_add(CodeCache *c, CodeBlock *b)
 
 void code_block_drop(CodeCache *c, CodeBlock *b)
 {
-    for (CodeBlock **at = block_slot(c, b->page, b->rip); *at; at = &(*at)->next)
+    for (CodeBlock **at = &b->page->block[chain_of(b->rip)]; *at; at = &(*at)->next)
         if (*at == b) {
             *at = b->next;
             break;
@@ -160,21 +157,19 @@ void code_block_drop(CodeCache *c, CodeBlock *b)
 
 /* ---- lifetime ---- */
 
+/*
+ * Shared anonymous memory, mapped a second time by mremap with an old size of 0 (mremap(2)); perf(1) looks into
+ * a perf map for the addresses of such mappings, but not for those of a memfd.
+ */
 static bool arena_map(CodeCache *c, GError **err)
 {
-    int fd = memfd_create("lodge-code", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, c->size) < 0) {
-        int e = errno;
-        if (fd >= 0)
-            close(fd);
-        return lodge_fail_errno(err, e, "cannot make a code cache of %u bytes", c->size);
-    }
-    c->rw = mmap(NULL, c->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    c->rx = mmap(NULL, c->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    int e = errno;
-    close(fd);
-    if (c->rw == MAP_FAILED || c->rx == MAP_FAILED)
-        return lodge_fail_errno(err, e, "cannot map a code cache of %u bytes", c->size);
+    c->rw = mmap(NULL, c->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (c->rw == MAP_FAILED)
+        return lodge_fail_errno(err, errno, "cannot map a code cache of %u bytes", c->size);
+    void *rx = mremap(c->rw, 0, c->size, MREMAP_MAYMOVE);
+    c->rx = rx;
+    if (rx == MAP_FAILED || mprotect(rx, c->size, PROT_READ | PROT_EXEC) < 0)
+        return lodge_fail_errno(err, errno, "cannot make a code cache of %u bytes executable", c->size);
     return true;
 }
 

@@ -25,7 +25,7 @@ static inline unsigned key_mmu(uint32_t key)
     return key >> TRANSLATE_KEY_MMU_SHIFT & 7;
 }
 
-#define CODE_HASH_BITS 14
+#define CODE_PAGE_CHAINS 16u
 #define CODE_FRONT_SIZE 4096u
 
 struct CodePage {
@@ -33,10 +33,11 @@ struct CodePage {
     uint64_t va, gpa;
     uint32_t key, id, generation;
     uint32_t spare;
+    CodeBlock *block[CODE_PAGE_CHAINS]; /* its blocks, by where they start: they go when it goes */
 };
 
 struct CodeBlock {
-    CodeBlock *next; /* in its hash chain */
+    CodeBlock *next; /* in its page's chain */
     CodePage *page, *second; /* second: where its only instruction ends, or NULL */
     uint64_t rip;
     uint32_t entry; /* offsets in the arena: where indirect jumps arrive (TEMP0 = rip), and links */
@@ -118,7 +119,6 @@ struct CodeCache {
     CodePage *pages[1 << 12];
     CodePage **by_id;  /* id - first_id -> page; of this generation of the cache */
     uint32_t first_id, ids_max;
-    CodeBlock *blocks[1 << CODE_HASH_BITS];
     CodeFront front[CODE_FRONT_SIZE];
 };
 
@@ -151,7 +151,7 @@ static inline CodeExit *code_exit_at(CodeCache *c, uint32_t offset)
 
 /* The page of code at cpu-linear @va, which is mapped to @gpa; puts its id into its slot. */
 CodePage *code_page_get(SoftCpu *cpu, uint64_t va, uint64_t gpa, uint32_t key);
-CodeBlock *code_block_find(CodeCache *c, const CodePage *page, uint64_t rip);
+CodeBlock *code_block_find(const CodePage *page, uint64_t rip);
 void code_block_add(CodeCache *c, CodeBlock *b);
 /* The dispatcher will not find it again. */
 void code_block_drop(CodeCache *c, CodeBlock *b);

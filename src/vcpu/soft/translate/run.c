@@ -143,7 +143,7 @@ static CodeBlock *find(SoftCpu *cpu, uint32_t key)
         if (!host)
             return NULL;
         CodePage *page = code_page_get(cpu, cpu->rip & ~(uint64_t)4095, gpa & ~(uint64_t)4095, key);
-        b = code_block_find(c, page, cpu->rip);
+        b = code_block_find(page, cpu->rip);
         if (!b)
             b = translate_block(cpu, page, host);
     } while (!b);
