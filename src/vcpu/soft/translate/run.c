@@ -191,7 +191,6 @@ void soft_translate_run(SoftCpu *cpu)
 
     cpu->code_exit = 0;
     cpu->vectors_live = false;
-    cpu->second_missing = false;
     do {
         if (cpu->mode & SOFT_MODE_USER)
             mirror_ready(cpu);
@@ -213,6 +212,9 @@ void soft_translate_run(SoftCpu *cpu)
         if (exit && c->flushes == flushes)
             code_link(cpu, code_exit_at(c, exit), b);
         enter(cpu, code_rx(c, b->main));
+        /* Kept for the next time, if something is pending: or the instruction would never be executed. */
+        if (cpu->second_missing)
+            cpu->system->steps--;
     } while (!atomic_load_explicit(&cpu->pending, memory_order_relaxed) &&
              soft_translate_possible(cpu) && !cpu->system->debug_hits);
 }
