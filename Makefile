@@ -5,7 +5,7 @@ MESON_FLAGS ?=
 PREFIX ?= /usr/local
 JOBS := $(shell nproc)
 
-.PHONY: all deps configure run check check-long bench fuzz style install clean
+.PHONY: all deps configure run check check-long lockstep bench fuzz style install clean
 
 all: configure
 	@ninja -C $(BUILD) -j $(JOBS)
@@ -30,6 +30,12 @@ check:
 check-long:
 	@scripts/install-deps build run check
 	@scripts/check --long
+
+# The translator beside the interpreter after every block: the small images, and Debian's kernel to init (minutes).
+lockstep:
+	@scripts/install-deps build run check
+	@$(MAKE) --no-print-directory all
+	@LODGE_CHECK_LONG=1 meson test -C $(BUILD) --no-rebuild -t 20 --print-errorlogs --suite lockstep
 
 bench:
 	@scripts/install-deps build run check
