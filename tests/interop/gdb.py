@@ -114,6 +114,18 @@ def watchpoints(program):
         assert "Thread 2 hit" in out[21] and "second_main" in out[21], out[21]
 
 
+def user_mode(program):
+    with Guest(program) as g:
+        out = g.gdb("break user_work", "continue", "print $cs & 3", "bt", "print user_rounds", "delete", "watch user_value", "continue", "continue",
+                    "delete", "awatch user_rounds", "continue", "continue", "delete", "break note", "continue", "print $cs & 3", "stepi", "delete",
+                    "tbreak user_work", "continue", "stepi 2", "finish", "stepi 3", "watch user_value if user_value > 1000", "continue",
+                    "print user_value")
+        assert "user_work ()" in out[1] and out[2].endswith("= 3") and "user_entry" in out[3] and out[4].endswith("= 0"), out
+        assert re.search(r"Old value = 0\nNew value = 2\n", out[7]) and re.search(r"Old value = 2\nNew value = 4\n", out[8]), out
+        assert "access (read/write) watchpoint" in out[11] and "access (read/write) watchpoint" in out[12], out
+        assert out[16].endswith("= 0") and "user_work" in out[20] and out[26].endswith("= 1002"), out
+
+
 def registers(program):
     with Guest(program) as g:
         out = g.gdb("print/x $rip == (long)_start", "break vectors_loaded", "continue", "print/x $xmm0.v2_int64", "print with_avx",
@@ -273,5 +285,5 @@ if __name__ == "__main__":
     if not shutil.which("gdb"):
         print("1..0 # SKIP there is no gdb")
         sys.exit(0)
-    run_tests([functions_and_variables, steps, watchpoints, registers, memory, threads, detach_and_go_on, kill, guest_that_runs_is_stopped,
+    run_tests([functions_and_variables, steps, watchpoints, user_mode, registers, memory, threads, detach_and_go_on, kill, guest_that_runs_is_stopped,
                interrupt, monitor, tcp, socket_and_refusals, peer_that_does_not_read])

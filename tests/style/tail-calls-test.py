@@ -12,8 +12,8 @@ import sys
 
 # SoftOp.handler of the next op is at 64(op); of a block's first op at 0(op).
 CALL = re.compile(r"call\s+\*(0x40)?\(%r[a-z0-9]+\)")
-ALLOWED = {"soft_blocks_run"}  # the one caller of blocks
-OTHER_TABLES = re.compile(r"^(soft_(port|msr|cr8|rmw)_|loop$|write_piece|device_)")  # callbacks of VcpuBus at the same offset
+ALLOWED = {"soft_blocks_run", "soft_op_run"}  # the callers of blocks, and of single ops for translated code
+OTHER_TABLES = re.compile(r"^(translate_block$|soft_(port|msr|cr8|rmw)_|loop$|write_piece|device_)")  # callbacks at the same offset
 
 
 def main():

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A guest to be debugged: functions that call each other, variables that change, vector registers,
- * a second processor. It turns round until somebody sets `finish`, and then switches itself off.
+ * user mode, a second processor. It turns round until somebody sets `finish`, and then switches itself off.
  */
 #include <stdint.h>
 
@@ -12,12 +12,13 @@ void second_main(void);
 long factorial(long n);
 void note(long value);
 void vectors(void);
-void trap_here(void);
+void user_work(void);
+void user_call(void (*f)(void));
 
 extern const char trampoline[], trampoline_end[];
 
 volatile long rounds, result, watched, read_me = 77, finish, with_avx;
-volatile long second_rounds, caught;
+volatile long second_rounds, user_rounds, user_value;
 volatile unsigned char bytes[16];
 const long constant = 0x1122334455667788;
 
@@ -32,6 +33,13 @@ __attribute__((noinline)) void note(long value)
 {
     watched = value;
     bytes[5] = (unsigned char)value;
+}
+
+/* At CPL 3. */
+__attribute__((noinline)) void user_work(void)
+{
+    user_rounds++;
+    user_value = user_rounds * 2;
 }
 
 static const uint64_t pattern[4] = {0x1111111111111111, 0x2222222222222222, 0x3333333333333333,
@@ -93,6 +101,7 @@ void guest_main(void)
         note(rounds * 3);
         result += read_me;
         vectors();
+        user_call(user_work);
         if (finish)
             power_off();
     }
