@@ -219,8 +219,8 @@ CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
     Translation *t = c->translation;
     uint64_t start = __rdtsc();
 
-    if (code_room(c) < ROOM_MIN || c->mirrored_max - c->n_mirrored < 4 * TRANSLATE_OPS_MAX || (c->flush_every && c->n_blocks % c->flush_every == c->flush_every - 1)) {
-        c->n_blocks++;
+    if (code_room(c) < ROOM_MIN || c->mirrored_max - c->n_mirrored < 4 * TRANSLATE_OPS_MAX ||
+        (c->flush_every && c->since_flush >= c->flush_every)) {
         code_cache_flush(cpu);
         return NULL;
     }

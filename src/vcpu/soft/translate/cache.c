@@ -67,6 +67,7 @@ void code_cache_flush(SoftCpu *cpu)
     c->records = c->size;
     c->n_mirrored = 0;
     c->first_id = c->next_id;
+    c->since_flush = 0;
     /* New code will come where old was executed: a serializing instruction (SDM vol. 3 9.1.3). */
     unsigned a, b, x, d;
     __cpuid(0, a, b, x, d);
@@ -143,6 +144,7 @@ void code_block_add(CodeCache *c, CodeBlock *b)
     b->next = *slot;
     *slot = b;
     c->n_blocks++;
+    c->since_flush++;
 }
 
 void code_block_drop(CodeCache *c, CodeBlock *b)

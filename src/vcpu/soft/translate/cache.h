@@ -106,6 +106,7 @@ struct CodeCache {
     uint32_t flushes;
     unsigned ops_max;  /* of a block */
     unsigned flush_every; /* for tests: blocks after which everything is forgotten; 0 = never */
+    unsigned since_flush; /* blocks */
     bool no_chains;    /* for tests: every exit asks the dispatcher */
     bool stopped;      /* the op in soft_op_run went through to its end */
     CodeThunks thunk;
