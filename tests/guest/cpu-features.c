@@ -432,5 +432,10 @@ int main(void)
         bool offered = r[features[i].reg] >> features[i].bit & 1;
         printf("FEATURE %s %s %s\n", features[i].name, offered ? "yes" : "no", result);
     }
+    /* The TSC's frequency in kHz as leaf 15H has it, and as KVM's leaf does. */
+    uint32_t r[4], k[4];
+    __cpuid(0x15, r[0], r[1], r[2], r[3]);
+    __cpuid(0x40000010, k[0], k[1], k[2], k[3]);
+    printf("FREQUENCY %llu %u\n", r[0] ? (unsigned long long)r[2] * r[1] / r[0] / 1000 : 0, k[0]);
     return 0;
 }

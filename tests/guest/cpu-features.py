@@ -4,7 +4,7 @@
 
 usage: cpu-features.py MODEL     as lodge-vmm's --cpu takes it
 What CPUID offers must work; what it does not must be undefined (where it has an encoding of its own), and it offers
-what the model says. Exit status 77 (skipped) where the kernel cannot be had.
+what the model says; the kernel takes the TSC as its clock without measuring it. Exit status 77 (skipped) where the kernel cannot be had.
 """
 import os
 import pathlib
@@ -21,14 +21,17 @@ LEVELS = {1: "cx8 cmov fxsr mmx sse sse2", 2: "cx16 lahf_lm popcnt pni sse4.1 ss
 ANYWHERE = set("tsc clflush erms fsrm".split())  # in every model where the engine has them
 # Old encodings that mean something else, or nothing, without the feature.
 SILENT = set("erms fsrm lahf_lm abm 3dnowprefetch".split())
-FLAGS = {"smep", "smap", "umip", "pcid", "nx", "x2apic", "tsc_deadline_timer", "hypervisor", "constant_tsc"}
+FLAGS = {"nonstop_tsc", "smep", "smap", "umip", "pcid", "nx", "x2apic", "tsc_deadline_timer", "hypervisor", "constant_tsc"}
 
 
 def run_guest(folder, model):
     program, script, initrd = (os.path.join(folder, n) for n in ("cpu-features", "script", "initrd"))
     subprocess.run(["gcc", "-O1", "-static", "-march=x86-64", "-o", program, ROOT / "tests/guest/cpu-features.c"], check=True)
     with open(script, "w") as f:
-        f.write("cpu-features\ngrep -m 1 '^flags' /proc/cpuinfo\n"
+        f.write("CLOCK=/sys/devices/system/clocksource/clocksource0\ncpu-features\ngrep -m 1 '^flags' /proc/cpuinfo\n"
+                "for i in $(seq 100); do grep -q tsc $CLOCK/current_clocksource && break; usleep 100000; done\n"
+                "echo CLOCK $(cat $CLOCK/current_clocksource)\n"
+                "dmesg | grep -iE 'tsc|clocksource|calibrat|kvm-clock' | sed 's/^/DMESG /'\n"
                 "echo THREADS $(cat /sys/devices/system/cpu/cpu*/topology/thread_siblings_list)\n"
                 "echo CORES $(cat /sys/devices/system/cpu/cpu*/topology/core_siblings_list)\n")
     done = subprocess.run([ROOT / "scripts/guest/make-initrd", "--folder", BUILD / "guest", "--output", initrd, "--script", script,
@@ -46,6 +49,18 @@ def run_guest(folder, model):
     if "INIT-LAST-LINE" not in vmm.stdout:
         sys.exit(f"not ok - the guest ends\n{vmm.stderr}\n{vmm.stdout[-3000:]}")
     return vmm.stdout
+
+
+def judge_clock(text):
+    """The kernel takes the TSC, whose frequency it is told, and keeps it."""
+    said = [line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith("DMESG ")]
+    frequency = next(line.split()[1:] for line in text.splitlines() if line.startswith("FREQUENCY "))
+    yield f"both leaves have one frequency {frequency}", frequency[0] == frequency[1] != "0"
+    yield "the clock source is the TSC", "CLOCK tsc" in text.split("\n") or "CLOCK tsc\r" in text
+    for wanted in ("kvm-clock: Using msrs", "Detected", "Calibrating delay loop (skipped)", "Switched to clocksource tsc"):
+        yield f"the kernel says '{wanted}'", any(wanted in line for line in said)
+    for bad in ("unstable", "calibration", "Fast TSC", "Refined", "skipped ref", "Marking"):
+        yield f"the kernel does not say '{bad}'", not any(bad in line for line in said)
 
 
 def judge(text, model):
@@ -78,7 +93,7 @@ def main():
     failures = 0
     with tempfile.TemporaryDirectory(dir=os.environ.get("LODGE_TEST_TMP")) as folder:
         text = run_guest(folder, sys.argv[1])
-    for what, ok in judge(text, sys.argv[1]):
+    for what, ok in [*judge(text, sys.argv[1]), *judge_clock(text)]:
         failures += not ok
         print(("ok - " if ok else "not ok - ") + what, flush=True)
     if failures:
