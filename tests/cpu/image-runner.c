@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Runs a flat system image (tests/cpu/images) on an engine: real mode, loaded and entered at 0x8000.
- * Around the vCPUs there is RAM, a port for text (0xe9), one for the result (0xf4), and for engines
+ * Around the vCPUs there is RAM, a port for text (0xe9), one for the result (0xf4), a device that writes memory, and for engines
  * without an irqchip a local APIC that knows IPIs and nothing else.
  *
  * usage: image-runner ENGINE[:TUNING] IMAGE [VCPUS [triple]]
@@ -24,6 +24,8 @@
 #define ENTRY      0x8000u
 #define PORT_TEXT  0xe9
 #define PORT_EXIT  0xf4
+#define PORT_DMA_ADDRESS 0xf8 /* where to write, */
+#define PORT_DMA_VALUE 0xfc   /* and what: 32 bits */
 #define APIC_BASE  0xfee00000u
 #define TIMEOUT_S  20
 #define TIMEOUT_TRIED_S 3 /* of an engine that its probe refuses */
@@ -41,7 +43,7 @@ typedef struct Board {
     pthread_mutex_t lock;
     Apic apic[VCPU_COUNT_MAX];
     bool ended, triple;
-    uint32_t result;
+    uint32_t result, dma_address;
     uint8_t *ram;
 } Board;
 
@@ -184,12 +186,26 @@ static uint64_t port_read(void *opaque, unsigned self, uint16_t port, unsigned s
     return UINT64_MAX;
 }
 
+/* What a device does. */
+static void dma(Board *b, uint32_t value)
+{
+    if (b->dma_address > RAM_SIZE - sizeof(value))
+        return;
+    memcpy(b->ram + b->dma_address, &value, sizeof(value));
+    if (b->engine->ram_dirty)
+        b->engine->ram_dirty(b->vm, b->dma_address, sizeof(value));
+}
+
 static void port_write(void *opaque, unsigned self, uint16_t port, unsigned size, uint64_t value)
 {
     if (port == PORT_TEXT)
         fputc((int)(value & 0xff), stderr);
     else if (port == PORT_EXIT)
         end(opaque, (uint32_t)value);
+    else if (port == PORT_DMA_ADDRESS)
+        ((Board *)opaque)->dma_address = (uint32_t)value;
+    else if (port == PORT_DMA_VALUE)
+        dma(opaque, (uint32_t)value);
 }
 
 static uint64_t cr8_read(void *opaque, unsigned self)
