@@ -156,7 +156,7 @@ typedef struct SoftTlbEntry {
 enum { SOFT_READ = 0, SOFT_WRITE = 1, SOFT_EXECUTE = 2 };
 
 #define SOFT_FETCH_IDS 1024u
-#define SOFT_JUMPS     4096u
+#define SOFT_JUMPS     65536u /* the low 16 bits of an address */
 
 /* ---- the CPU --------------------------------------------------------------------------------- */
 

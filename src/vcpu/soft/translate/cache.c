@@ -154,7 +154,7 @@ void code_block_drop(CodeCache *c, CodeBlock *b)
             *at = b->next;
             break;
         }
-    c->front[b->rip % CODE_FRONT_SIZE].id = 0;
+    code_front(c, b->rip)->id = 0;
 }
 
 /* ---- lifetime ---- */

@@ -123,6 +123,11 @@ struct CodeCache {
     CodeFront front[CODE_FRONT_SIZE];
 };
 
+/* Where the dispatcher remembers the block at @rip. */
+static inline CodeFront *code_front(CodeCache *c, uint64_t rip)
+{
+    return &c->front[(rip ^ rip >> 12) % CODE_FRONT_SIZE];
+}
 static inline uint32_t code_offset(const CodeCache *c, const uint8_t *rw)
 {
     return (uint32_t)(rw - c->rw);

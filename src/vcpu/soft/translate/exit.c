@@ -43,8 +43,7 @@ void translate_exit(Translation *t, uint64_t target, uint32_t key)
 void translate_exit_indirect(Translation *t)
 {
     translate_flags_clobber(t);
-    emit_mov32(&t->e, TEMP1, TEMP0);
-    emit_alu32_imm(&t->e, ALU_AND, emit_reg(TEMP1), SOFT_JUMPS - 1);
+    emit_load16_zero(&t->e, TEMP1, emit_reg(TEMP0));
     emit_jmp_operand(&t->e, emit_gs_index(offsetof(SoftCpu, jump), TEMP1, 3));
     t->ended = true;
 }

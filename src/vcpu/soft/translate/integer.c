@@ -357,9 +357,9 @@ bool translate_divide(Translation *t, const SoftOp *op)
         else
             emit_load32(&t->e, divisor, m);
     } else {
-        translate_flags_clobber(t);
         divisor = translate_get(t, op->rm, TEMP2);
     }
+    translate_flags_clobber(t); /* an access to mirrored memory has not done so */
     divide_check(t, op, divisor);
     translate_flags_before(t);
     emit_rm(&t->e, form, op->modrm >> 3 & 7, emit_reg(divisor));

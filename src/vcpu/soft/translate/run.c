@@ -126,14 +126,16 @@ const void *translate_refill(SoftCpu *cpu, uint64_t linear)
 static CodeBlock *find(SoftCpu *cpu, uint32_t key)
 {
     CodeCache *c = cpu->code;
-    CodeFront *front = &c->front[cpu->rip % CODE_FRONT_SIZE];
+    CodeFront *front = code_front(c, cpu->rip);
     bool user = key & SOFT_MODE_USER;
     const uint8_t *host;
     CodeBlock *b;
 
     if (front->rip == cpu->rip && front->key == key && front->id &&
-        cpu->fetch_ids[user][soft_fetch_slot(cpu->rip)] == front->id)
+        cpu->fetch_ids[user][soft_fetch_slot(cpu->rip)] == front->id) {
+        cpu->jump[cpu->rip % SOFT_JUMPS] = code_rx(c, front->block->entry);
         return front->block;
+    }
     do {
         c->fetch.rip = cpu->rip;
         cpu->op = &c->fetch;
