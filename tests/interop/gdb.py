@@ -118,12 +118,19 @@ def user_mode(program):
     with Guest(program) as g:
         out = g.gdb("break user_work", "continue", "print $cs & 3", "bt", "print user_rounds", "delete", "watch user_value", "continue", "continue",
                     "delete", "awatch user_rounds", "continue", "continue", "delete", "break note", "continue", "print $cs & 3", "stepi", "delete",
-                    "tbreak user_work", "continue", "stepi 2", "finish", "stepi 3", "watch user_value if user_value > 1000", "continue",
-                    "print user_value")
+                    "tbreak user_work", "continue", "stepi 2", "finish", "stepi 3", "watch user_value if user_value > 100", "continue",
+                    "print user_value", "delete", "break note", "ignore $bpnum 300", "continue", "delete", "rwatch user_spins", "continue", "continue",
+                    "delete", "watch user_spins", "continue", "continue", "delete", "watch user_value", "continue", "print $cs & 3")
         assert "user_work ()" in out[1] and out[2].endswith("= 3") and "user_entry" in out[3] and out[4].endswith("= 0"), out
         assert re.search(r"Old value = 0\nNew value = 2\n", out[7]) and re.search(r"Old value = 2\nNew value = 4\n", out[8]), out
         assert "access (read/write) watchpoint" in out[11] and "access (read/write) watchpoint" in out[12], out
-        assert out[16].endswith("= 0") and "user_work" in out[20] and out[26].endswith("= 1002"), out
+        assert out[16].endswith("= 0") and "user_work" in out[20] and out[26].endswith("= 102"), out
+        # After 300 rounds, where the engine may have found better ways to run it.
+        assert "hit Breakpoint" in out[30] and "Hardware read watchpoint" in out[33] and "Hardware read watchpoint" in out[34], out
+        for stop in out[37:39]:
+            old, new = (int(v) for v in re.search(r"Old value = (\d+)\nNew value = (\d+)", stop).groups())
+            assert new == old + 1, stop
+        assert "Hardware watchpoint" in out[41] and "user_work" in out[41] and out[42].endswith("= 3"), out
 
 
 def registers(program):

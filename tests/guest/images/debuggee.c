@@ -18,7 +18,7 @@ void user_call(void (*f)(void));
 extern const char trampoline[], trampoline_end[];
 
 volatile long rounds, result, watched, read_me = 77, finish, with_avx;
-volatile long second_rounds, user_rounds, user_value;
+volatile long second_rounds, user_spins, user_rounds, user_value;
 volatile unsigned char bytes[16];
 const long constant = 0x1122334455667788;
 
@@ -35,9 +35,11 @@ __attribute__((noinline)) void note(long value)
     bytes[5] = (unsigned char)value;
 }
 
-/* At CPL 3. */
+/* At CPL 3, and long enough there for an engine to give user mode special treatment. */
 __attribute__((noinline)) void user_work(void)
 {
+    for (long i = 0; i < 20000; i++)
+        user_spins++;
     user_rounds++;
     user_value = user_rounds * 2;
 }
