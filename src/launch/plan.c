@@ -102,6 +102,8 @@ static void add_test_devices(Plan *plan)
 {
     plan_option(plan, "--device", "pc-testdev");
     plan_option(plan, "--device", "fw-cfg");
+    plan_option(plan, "--device", "intel-iommu");
+    plan_option(plan, "--device", "edu");
     plan_option(plan, "--device", "isa-debug-exit,iobase=0xf4,iosize=4");
 }
 

@@ -5,6 +5,7 @@
 #include "machine/board/devices.h"
 #include "machine/device.h"
 #include "machine/device/virtio/virtio.h"
+#include "machine/iommu/vtd.h"
 #include "machine/irq/irq.h"
 #include "machine/pci/pci-internal.h"
 #include "machine/timer/timers.h"
@@ -27,6 +28,8 @@ const DeviceType *const device_types[] = {
     &isa_debug_exit_device_type,
     &pc_testdev_device_type,
     &fw_cfg_device_type,
+    &intel_iommu_device_type,
+    &edu_device_type,
     &virtio_blk_type.base,
     &virtio_net_type.base,
     &virtio_serial_type.base,

@@ -138,6 +138,7 @@ typedef struct MachineDrive {
 
 struct BoardBoot;
 struct PciRoot; /* pci/pci-internal.h */
+struct Vtd;     /* iommu/vtd.h */
 struct Chardev;
 struct Netdev;
 
@@ -196,6 +197,7 @@ struct Machine {
 
     MachineIrqChips irq;
     struct PciRoot *pci;
+    struct Vtd *iommu; /* or NULL */
     Device *pm;
     struct BoardBoot *boot;
 

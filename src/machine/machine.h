@@ -229,3 +229,5 @@ bool machine_claim_drive(Machine *m, const char *id, GError **err);
 void machine_set_gsi(Machine *m, unsigned gsi,
                      bool level); /* 0-15 also drive the PIC; any thread */
 void machine_send_msi(Machine *m, uint64_t address, uint32_t data); /* any thread */
+/* The same of a requester (bus << 8 | function; -1: none), machine lock held: see pci_send_msi. */
+void machine_send_msi_from(Machine *m, int source, uint64_t address, uint32_t data);

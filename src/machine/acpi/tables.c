@@ -201,6 +201,30 @@ static GByteArray *hpet_new(void)
     return t;
 }
 
+/* VT-d 8.1, 8.3: one unit for all PCI functions and for the IOAPIC, which it calls f0:1f.7. */
+static GByteArray *dmar_new(void)
+{
+    GByteArray *t = acpi_table_start("DMAR", 1);
+    put(t, 48 - 1, 1); /* bits of an address, less 1 */
+    put(t, 1, 1);      /* interrupts are remapped */
+    put(t, 0, 8);
+    put(t, 0, 2);
+    put(t, 0, 2);      /* DRHD */
+    put(t, 16 + 8, 2); /* its length */
+    put(t, 1, 1);      /* all functions */
+    put(t, 0, 1);      /* 4 KiB of registers */
+    put(t, 0, 2);      /* segment */
+    put(t, LAYOUT_IOMMU_BASE, 8);
+    put(t, 3, 1); /* scope: an IOAPIC */
+    put(t, 8, 1); /* its length */
+    put(t, 0, 2);
+    put(t, 0, 1); /* its ID */
+    put(t, 0xf0, 1);
+    put(t, 0x1f, 1);
+    put(t, 7, 1);
+    return t;
+}
+
 /* Appends @table on a 16-byte boundary and frees it; returns its offset. */
 static uint32_t place(GByteArray *all, GByteArray *table)
 {
@@ -216,7 +240,7 @@ static uint32_t place(GByteArray *all, GByteArray *table)
 GByteArray *acpi_tables_new(const AcpiBoard *board, uint64_t base, uint64_t facs, uint32_t *xsdt)
 {
     GByteArray *all = g_byte_array_new();
-    uint64_t listed[4];
+    uint64_t listed[5];
     unsigned n = 0;
     uint64_t dsdt = base + place(all, acpi_dsdt_new(board));
     listed[n++] = base + place(all, fadt_new(dsdt, facs));
@@ -224,6 +248,8 @@ GByteArray *acpi_tables_new(const AcpiBoard *board, uint64_t base, uint64_t facs
     listed[n++] = base + place(all, mcfg_new());
     if (board->hpet)
         listed[n++] = base + place(all, hpet_new());
+    if (board->iommu)
+        listed[n++] = base + place(all, dmar_new());
     GByteArray *root = acpi_table_start("XSDT", 1);
     for (unsigned i = 0; i < n; i++)
         put(root, listed[i], 8);

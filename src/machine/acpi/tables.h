@@ -14,7 +14,7 @@
 typedef struct AcpiBoard {
     uint64_t memory_size, low_ram; /* bytes */
     unsigned n_vcpus;
-    bool hpet;
+    bool hpet, iommu;
     IsaSerialResources com[4];
     unsigned n_com;
 } AcpiBoard;

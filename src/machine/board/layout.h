@@ -17,6 +17,7 @@
 #define LAYOUT_PCI32_END   0xfec00000u /* exclusive */
 #define LAYOUT_IOAPIC_BASE 0xfec00000u
 #define LAYOUT_HPET_BASE   0xfed00000u
+#define LAYOUT_IOMMU_BASE  0xfed90000u
 #define LAYOUT_LAPIC_BASE  0xfee00000u
 #define LAYOUT_PCI64_SIZE  0x800000000u /* 32 GiB window for 64-bit BARs */
 

@@ -6,6 +6,7 @@
 #include "machine/board/layout.h"
 #include "machine/board/memory-map.h"
 #include "machine/board/smbios.h"
+#include "machine/machine-internal.h"
 
 static void collect_com(Device *dev, void *opaque)
 {
@@ -22,6 +23,7 @@ bool board_acpi_build(Machine *m, GError **err)
         .low_ram = machine_low_ram(m),
         .n_vcpus = machine_vcpu_count(m),
         .hpet = config->hpet,
+        .iommu = m->iommu != NULL,
     };
     if (board.low_ram < MEMORY_MAP_MIN)
         return lodge_fail(err, LODGE_ERROR_INVALID,

@@ -4,6 +4,7 @@
  * 0x20 (ICH9 datasheet 13.5). ExtINT entries deliver nothing: the 8259's output is wired to LINT0.
  */
 #include "machine/board/layout.h"
+#include "machine/iommu/vtd.h"
 #include "machine/irq/irq.h"
 #include "machine/machine-internal.h"
 #include "machine/timer/timers.h"
@@ -15,6 +16,7 @@
 #define RTE_REMOTE_IRR  (UINT64_C(1) << 14)
 #define RTE_LEVEL       (UINT64_C(1) << 15)
 #define RTE_MASKED      (UINT64_C(1) << 16)
+#define RTE_REMAPPABLE  UINT64_C(0x00ff000000000000) /* the other format's index, VT-d 5.1.5.1 */
 #define RTE_WRITABLE    UINT64_C(0xff0000000001afff)
 
 typedef struct Ioapic {
@@ -36,11 +38,14 @@ static void deliver(Ioapic *io, unsigned pin)
         .delivery = (IrqDelivery)RTE_DELIVERY(e),
         .vector = (uint8_t)e,
     };
-    if (message.delivery == IRQ_EXTINT || message.delivery == IRQ_SIPI)
-        return;
+    struct Vtd *iommu = io->dev.machine->iommu;
     if (!message.logical && message.destination == 0xff)
         message.destination = UINT32_MAX;
-    if (message.level)
+    if (iommu && !vtd_remap_ioapic(iommu, e, &message))
+        return;
+    if (message.delivery == IRQ_EXTINT || message.delivery == IRQ_SIPI)
+        return;
+    if (e & RTE_LEVEL)
         io->rte[pin] |= RTE_REMOTE_IRR;
     if (io->dev.machine->irq.lapic)
         lapic_send(io->dev.machine->irq.lapic, &message);
@@ -114,7 +119,8 @@ static void register_write(Ioapic *io, uint32_t value)
     uint64_t old = io->rte[pin];
     uint64_t e =
         n & 1 ? (old & UINT32_MAX) | (uint64_t)value << 32 : (old & ~(uint64_t)UINT32_MAX) | value;
-    e = (e & RTE_WRITABLE) | (old & RTE_REMOTE_IRR);
+    uint64_t may = RTE_WRITABLE | (io->dev.machine->iommu ? RTE_REMAPPABLE : 0);
+    e = (e & may) | (old & RTE_REMOTE_IRR);
     /* Becoming edge triggered ends the service: system software without an EOI register does this.
      */
     if (!(e & RTE_LEVEL))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Interrupts from devices to whoever delivers them: the board's own chips or the engine's. */
 #include "machine/board/layout.h"
+#include "machine/iommu/vtd.h"
 #include "machine/irq/irq.h"
 #include "machine/machine-internal.h"
 
@@ -20,7 +21,7 @@ void machine_set_gsi(Machine *m, unsigned gsi, bool level)
 }
 
 /* SDM vol. 3 10.11: address and data of a message-signalled interrupt. */
-void machine_send_msi(Machine *m, uint64_t address, uint32_t data)
+void machine_send_msi_from(Machine *m, int source, uint64_t address, uint32_t data)
 {
     if (address >> 20 != 0xfee)
         return; /* a write somewhere else: not an interrupt */
@@ -37,8 +38,17 @@ void machine_send_msi(Machine *m, uint64_t address, uint32_t data)
     };
     if (!message.logical && message.destination == 0xff)
         message.destination = UINT32_MAX;
+    if (m->iommu && !vtd_remap_msi(m->iommu, source, address, data, &message))
+        return;
     if (message.delivery != IRQ_SIPI && m->irq.lapic)
         lapic_send(m->irq.lapic, &message);
+}
+
+void machine_send_msi(Machine *m, uint64_t address, uint32_t data)
+{
+    machine_lock(m); /* for the IOMMU */
+    machine_send_msi_from(m, VTD_SOURCE_NONE, address, data);
+    machine_unlock(m);
 }
 
 /* ---- what an engine without an irqchip asks

@@ -32,7 +32,7 @@ static bool masked(const PciDevice *pci, unsigned vector)
 static void send(PciDevice *pci, unsigned vector)
 {
     const uint8_t *entry = pci->msix_table + vector * 16;
-    machine_send_msi(pci->dev.machine, le64_get(entry), le32_get(entry + 8));
+    pci_send_msi(pci, le64_get(entry), le32_get(entry + 8));
 }
 
 void pci_msix_notify(PciDevice *pci, unsigned vector)

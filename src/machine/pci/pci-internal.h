@@ -60,7 +60,7 @@ typedef struct PciRoot {
     IoRegion *region[3];
 } PciRoot;
 
-extern const DeviceType pcie_root_device_type, pcie_root_port_device_type;
+extern const DeviceType pcie_root_device_type, pcie_root_port_device_type, edu_device_type;
 
 /* The bus that configuration calls @number, or NULL. */
 PciBus *pci_bus_find(PciRoot *root, unsigned number);

@@ -115,6 +115,9 @@ static void test_config_space(void)
     g_assert_cmphex(io_space_read(m, &m->ports, 0xcfc, 4), ==, 0x56781234);
     g_assert_cmphex(io_space_read(m, &m->ports, 0xcfe, 2), ==, 0x5678);
     g_assert_cmphex(io_space_read(m, &m->ports, 0xcf8, 4), ==, 0x80001800);
+    io_space_write(m, &m->ports, 0xcf8, 4, 0x80001802); /* the register's low bits in the address */
+    g_assert_cmphex(io_space_read(m, &m->ports, 0xcfc, 2), ==, 0x5678);
+    g_assert_cmphex(io_space_read(m, &m->ports, 0xcfc, 4), ==, 0x56781234);
     io_space_write(m, &m->ports, 0xcf8, 4, 0x00001800);
     g_assert_cmphex(io_space_read(m, &m->ports, 0xcfc, 4), ==, 0xffffffff);
     /* Read-only bits stay. */

@@ -67,6 +67,11 @@ static inline bool pci_bus_master(const PciDevice *pci)
  */
 void pci_msix_notify(PciDevice *pci, unsigned vector);
 void pci_set_intx(PciDevice *pci, bool level);
+/* Machine lock held. Memory as the function sees it, at addresses that an IOMMU may remap; false: the
+ * function is no bus master, or some of it is not there. */
+bool pci_dma_read(PciDevice *pci, uint64_t at, void *to, uint64_t length);
+bool pci_dma_write(PciDevice *pci, uint64_t at, const void *from, uint64_t length);
+void pci_send_msi(PciDevice *pci, uint64_t address, uint32_t data);
 /* For state_loaded: maps the BARs where the loaded configuration says. */
 bool pci_device_loaded(PciDevice *pci, GError **err);
 extern const StateField pci_device_state[]; /* for STATE_NESTED use in a device's table */

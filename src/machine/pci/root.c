@@ -68,10 +68,18 @@ static void address_write(void *opaque, uint64_t offset, unsigned size, uint64_t
 {
     PciRoot *root = opaque;
     if (size == 4)
-        root->address = (uint32_t)value & 0x80fffffc;
+        root->address = (uint32_t)value & 0x80ffffff;
     else if (size == 1 && offset == LAYOUT_PORT_RESET - LAYOUT_PORT_PCI_ADDRESS &&
              root->pci.dev.machine->pm)
         board_reset_control_write(root->pci.dev.machine->pm, (uint8_t)value);
+}
+
+/* Bits 1:0 of the address are reserved (PCI Local Bus 3.0, 3.2.2.3.2), but software exists that puts the
+ * register's there instead of adding them to the data port. */
+static unsigned data_register(const PciRoot *root, uint64_t offset, unsigned size)
+{
+    unsigned low = (root->address & 3) | (unsigned)offset;
+    return (root->address & 0xfc) + (low + size <= 4 ? low : (unsigned)offset);
 }
 
 static uint64_t data_read(void *opaque, uint64_t offset, unsigned size)
@@ -79,14 +87,14 @@ static uint64_t data_read(void *opaque, uint64_t offset, unsigned size)
     PciRoot *root = opaque;
     if (!(root->address >> 31))
         return UINT32_MAX;
-    return config_read(root, root->address >> 8, (root->address & 0xfc) + (unsigned)offset, size);
+    return config_read(root, root->address >> 8, data_register(root, offset, size), size);
 }
 
 static void data_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
 {
     PciRoot *root = opaque;
     if (root->address >> 31)
-        config_write(root, root->address >> 8, (root->address & 0xfc) + (unsigned)offset, size,
+        config_write(root, root->address >> 8, data_register(root, offset, size), size,
                      (uint32_t)value);
 }
 
@@ -143,7 +151,7 @@ static void root_reset(Device *dev)
 static bool root_loaded(Device *dev, GError **err)
 {
     PciRoot *root = (PciRoot *)dev;
-    root->address &= 0x80fffffc;
+    root->address &= 0x80ffffff;
     return pci_device_loaded(&root->pci, err);
 }
 
