@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "vcpu/engine.h"
+#include "vcpu/kvm/kvm-private.h"
 
 #define RAM_SIZE 0x10000u
 #define CODE     0x1000u
@@ -55,7 +56,7 @@ static void mmio_write(void *opaque, unsigned vcpu, uint64_t gpa, unsigned size,
     g->mmio_value = value;
 }
 
-static bool guest_new(Guest *g)
+static bool guest_new_with(Guest *g, const X86CpuSpec *cpu)
 {
     *g = (Guest){.bus = {.opaque = g,
                          .port_read = port_read,
@@ -63,7 +64,7 @@ static bool guest_new(Guest *g)
                          .mmio_read = mmio_read,
                          .mmio_write = mmio_write}};
     g_autoptr(GError) err = NULL;
-    VcpuVmConfig config = {.n_vcpus = 1, .bus = &g->bus};
+    VcpuVmConfig config = {.n_vcpus = 1, .bus = &g->bus, .cpu = cpu};
     g->vm = vcpu_engine_kvm.vm_new(&config, &err);
     if (!g->vm) {
         g_test_skip(err->message);
@@ -75,6 +76,11 @@ static bool guest_new(Guest *g)
     g->vcpu = vcpu_engine_kvm.vcpu_new(g->vm, 0, &err);
     g_assert_no_error(err);
     return true;
+}
+
+static bool guest_new(Guest *g)
+{
+    return guest_new_with(g, NULL);
 }
 
 static void guest_free(Guest *g)
@@ -113,6 +119,42 @@ static void test_ports(void)
     g_assert_cmphex(g.port[0], ==, 0x81);
     g_assert_cmphex(g.value[0], ==, 0x5b);
     guest_free(&g);
+}
+
+/* What the engine gives to KVM (not every KVM heeds it). */
+static uint32_t leaf_ecx(const X86CpuSpec *cpu, uint32_t leaf)
+{
+    uint32_t value = 0;
+    Guest g;
+    if (!guest_new_with(&g, cpu))
+        return 0;
+    const struct kvm_cpuid2 *all = kvm_vm_of(g.vcpu)->cpuid;
+    for (unsigned i = 0; i < all->nent; i++)
+        if (all->entries[i].function == leaf && all->entries[i].index == 0)
+            value = all->entries[i].ecx;
+    guest_free(&g);
+    return value;
+}
+
+/* A model takes features out of what CPUID says, and leaves the rest; what KVM has not is refused. */
+static void test_cpu_model(void)
+{
+    static const uint32_t cx16 = 1u << 13, not_v1 = 1u << 28 | 1u << 26 | 1u << 20 | 1u << 13 | 1u;
+    Guest g;
+    if (!guest_new(&g))
+        return;
+    guest_free(&g);
+    g_autoptr(GError) err = NULL;
+    g_autoptr(X86CpuSpec) v1 = x86_cpu_parse("x86-64-v1,check=off", NULL);
+    g_autoptr(X86CpuSpec) less = x86_cpu_parse("max,cx16=disable", NULL);
+    g_autoptr(X86CpuSpec) more = x86_cpu_parse("max,pcommit=require", NULL);
+    uint32_t all = leaf_ecx(NULL, 1);
+    g_assert_cmphex(all & cx16, ==, cx16); /* every x86-64 processor with virtualization has it */
+    g_assert_cmphex(leaf_ecx(v1, 1), ==, all & leaf_ecx(v1, 1) & ~not_v1);
+    g_assert_cmphex(leaf_ecx(less, 1), ==, all & ~cx16);
+    VcpuVmConfig config = {.n_vcpus = 1, .bus = &g.bus, .cpu = more};
+    g_assert_null(vcpu_engine_kvm.vm_new(&config, &err));
+    g_assert_nonnull(strstr(err->message, "pcommit"));
 }
 
 static void test_mmio_and_doorbell(void)
@@ -357,6 +399,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/kvm/probe", test_probe);
     g_test_add_func("/kvm/ports", test_ports);
+    g_test_add_func("/kvm/cpu-model", test_cpu_model);
     g_test_add_func("/kvm/mmio-and-doorbell", test_mmio_and_doorbell);
     g_test_add_func("/kvm/dirty-log", test_dirty_log);
     g_test_add_func("/kvm/irqfd", test_irqfd);
