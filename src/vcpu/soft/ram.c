@@ -4,7 +4,6 @@
  * telling anyone: bit 0 = the page holds decoded code and is in no write TLB, bit 1 = every vCPU
  * has complied, above them a generation that each write to a page so marked increments.
  */
-#define _GNU_SOURCE
 #include <sys/mman.h>
 
 #include "base/error.h"

@@ -3,7 +3,6 @@
  * SIGSEGV in translated code over mirrored memory: the page is mapped and the instruction tried again,
  * or the interpreter does it, with the faults that the guest is to see. Anywhere else it is a crash.
  */
-#define _GNU_SOURCE
 #include <pthread.h>
 #include <signal.h>
 #include <ucontext.h>

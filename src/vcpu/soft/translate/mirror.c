@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The mirrors of a vCPU: windows, what is mapped in them, and when a process gets and loses one. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <sys/mman.h>
 #include <x86intrin.h>
