@@ -86,8 +86,8 @@ typedef struct VcpuTuning {
 bool vcpu_tuning_parse(const char *text, VcpuTuning *tuning, GError **err);
 static inline bool vcpu_tuning_any(const VcpuTuning *t)
 {
-    return t->interpreter || t->kick || t->tlb_one || t->no_coalescing || t->no_chains || t->no_mirror || t->flush_blocks ||
-           t->block_ops;
+    return t->interpreter || t->kick || t->tlb_one || t->no_coalescing || t->no_chains || t->no_mirror ||
+           t->flush_blocks || t->block_ops;
 }
 
 /* What a debugger stops at, beside the guest's own debug registers. Addresses are linear. */

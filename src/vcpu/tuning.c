@@ -58,8 +58,9 @@ bool vcpu_tuning_parse(const char *text, VcpuTuning *tuning, GError **err)
         g_autofree char *word = g_strdup(*w);
         if (!parse_word(word, tuning))
             return lodge_fail(err, LODGE_ERROR_INVALID,
-                              "'%s': a list of interpreter, kick, tlb=1, coalesce=off, chains=off, mirror=off, flush=N and "
-                              "block=N (1 to 64)", *w);
+                              "'%s': a list of interpreter, kick, tlb=1, coalesce=off, chains=off, mirror=off, flush=N "
+                              "and block=N (1 to 64)",
+                              *w);
     }
     return true;
 }

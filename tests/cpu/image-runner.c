@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Runs a flat system image (tests/cpu/images) on an engine: real mode, loaded and entered at 0x8000.
- * Around the vCPUs there is RAM, a port for text (0xe9), one for the result (0xf4), a device that writes memory, and for engines
- * without an irqchip a local APIC that knows IPIs and nothing else.
+ * Around the vCPUs there is RAM, a port for text (0xe9), one for the result (0xf4), a device that writes
+ * memory, and for engines without an irqchip a local APIC that knows IPIs and nothing else.
  *
  * usage: image-runner ENGINE[:TUNING] IMAGE [VCPUS [triple]]
  *        TUNING as lodge-vmm --cpu-debug takes it; engine lockstep compares it with the interpreter (lockstep.h)

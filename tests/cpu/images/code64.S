@@ -24,7 +24,7 @@
 .set FRAME5, 0x404000
 .set PORT_DMA_ADDRESS, 0xf8  # image-runner's device: where it writes,
 .set PORT_DMA_VALUE, 0xfc    # and what, 32 bits
-.set ROUNDS, 500
+.set ROUNDS, 100
 .set SUM, ROUNDS * (ROUNDS + 1) / 2
 
     .code16
