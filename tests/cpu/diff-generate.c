@@ -212,6 +212,37 @@ static uint64_t linear_base(const Encoder *e)
     return e->gs ? DIFF_GS_BASE : 0;
 }
 
+/*
+ * In sequences many operands share a base that points near the end of a page, so that checks of several accesses
+ * may be one: [base + disp], or [base + R10 + disp]. If an instruction before this one has changed them, the operand
+ * is somewhere else, or nowhere.
+ */
+static const uint8_t sequence_bases[] = {3, 5, 6, 7, 9, 11, 12, 13, 15};
+#define SEQUENCE_INDEX 10u
+
+static bool sequence_operand(Encoder *e, unsigned reg, bool vsib)
+{
+    unsigned high = e->use_rex && (e->rex & 1) ? 8 : 0, n = 0, bases[sizeof(sequence_bases)];
+    bool r10 = e->use_rex && (e->rex & 2);
+    if (e->code32 || e->gs || e->address32 || vsib || diff_chance(35))
+        return false;
+    for (unsigned i = 0; i < sizeof(sequence_bases); i++)
+        if ((sequence_bases[i] & 8u) == high)
+            bases[n++] = sequence_bases[i];
+    unsigned base = bases[diff_below(n)] & 7;
+    bool index = r10 && diff_chance(40), wide = diff_chance(30);
+    e->has_modrm = true;
+    e->has_sib = index || base == 4;
+    e->modrm = (uint8_t)((wide ? 2 : 1) << 6 | (reg & 7) << 3 | (e->has_sib ? 4 : base));
+    /* With REX.X there is an index whenever there is a SIB byte. */
+    e->sib = (uint8_t)(diff_below(4) << 6 | (r10 ? SEQUENCE_INDEX & 7 : 4) << 3 | base);
+    e->displacement_size = wide ? 4 : 1;
+    e->displacement = wide ? (int32_t)diff_below(320) - 160 : (int8_t)diff_random();
+    if (diff_chance(60))
+        e->displacement &= ~15;
+    return true;
+}
+
 /* Chooses base, index and displacement so that the operand is at @target. */
 static void memory_operand(Encoder *e, unsigned reg, uint64_t target, bool vsib)
 {
@@ -221,6 +252,8 @@ static void memory_operand(Encoder *e, unsigned reg, uint64_t target, bool vsib)
     unsigned mod = (unsigned)diff_below(3), rm = (unsigned)diff_below(8);
     if (vsib)
         rm = 4;
+    if (e->fixed && sequence_operand(e, reg, vsib))
+        return;
     if (e->fixed) { /* RIP relative */
         mod = 0;
         rm = 5;
@@ -654,7 +687,7 @@ static bool fits_sequence(const DiffRow *row)
     }
 }
 
-static void sequence_part(DiffCase *c, const DiffRow *row)
+static unsigned sequence_part(DiffCase *c, const DiffRow *row)
 {
     Encoder e = {.c = c, .fixed = true};
     if (row->kind == DIFF_INTEGER)
@@ -664,25 +697,68 @@ static void sequence_part(DiffCase *c, const DiffRow *row)
     else
         generate_x87(&e, row);
     c->repeats = false;
-    /* A conditional jump goes to the next instruction either way. */
-    if (row->integer && (row->integer->imm == IMM_JB || row->integer->imm == IMM_JZ))
-        memset(c->bytes + c->length - e.immediate_size, 0, e.immediate_size);
+    return row->integer && (row->integer->imm == IMM_JB || row->integer->imm == IMM_JZ) ? e.immediate_size : 0;
+}
+
+#define SEQUENCE_PARTS 16u
+
+/* movabs: makes a base point near a page's end again. */
+static void sequence_base(DiffCase *c)
+{
+    unsigned base = sequence_bases[diff_below(sizeof(sequence_bases))];
+    uint64_t at = diff_address();
+    if (diff_chance(30))
+        at &= ~(uint64_t)31;
+    c->bytes[c->length++] = (uint8_t)(0x48 | base >> 3);
+    c->bytes[c->length++] = (uint8_t)(0xb8 | (base & 7));
+    memcpy(c->bytes + c->length, &at, 8);
+    c->length += 8;
+}
+
+/* A conditional jump of a sequence: where its displacement ends, and the part after it. */
+typedef struct SequenceJump {
+    unsigned end, size, next;
+} SequenceJump;
+
+/* Each goes to the beginning of some later part, or to the end. */
+static void sequence_jumps(DiffCase *c, const SequenceJump *jump, unsigned n, const unsigned *part, unsigned parts)
+{
+    for (unsigned i = 0; i < n; i++) {
+        unsigned to = jump[i].next + (unsigned)diff_below(MIN(parts + 1 - jump[i].next, 4));
+        int32_t distance = (int32_t)(part[to] - jump[i].end);
+        if (distance > 127)
+            distance = 0;
+        memcpy(c->bytes + jump[i].end - jump[i].size, &distance, jump[i].size);
+    }
 }
 
 static void generate_sequence(DiffCase *c)
 {
-    unsigned n = 2 + (unsigned)diff_below(11);
+    unsigned parts = 2 + (unsigned)diff_below(SEQUENCE_PARTS - 3), n = 0, jumps = 0;
+    unsigned part[SEQUENCE_PARTS];
+    SequenceJump jump[SEQUENCE_PARTS];
     c->in.gpr[GPR_RSP] = DIFF_BASE + 0x2000 + 8 * diff_below(64) - 256;
-    c->in.gpr[GPR_RSI] = diff_address();
-    c->in.gpr[GPR_RDI] = diff_address();
+    for (unsigned i = 0; i < sizeof(sequence_bases); i++)
+        c->in.gpr[sequence_bases[i]] = diff_address();
+    c->in.gpr[SEQUENCE_INDEX] = diff_chance(70) ? diff_below(16) : 8 * diff_below(8) - 32;
     c->in.gpr[GPR_RCX] = diff_below(12);
-    while (n > 0) {
+    while (n < parts && c->length < sizeof(c->bytes) - 32) {
         const DiffRow *row = &diff_rows[diff_below(diff_row_count)];
+        part[n] = c->length;
+        if (diff_chance(12)) {
+            sequence_base(c);
+            n++;
+            continue;
+        }
         if (!fits_sequence(row))
             continue;
-        sequence_part(c, row);
-        n--;
+        unsigned size = sequence_part(c, row);
+        n++;
+        if (size)
+            jump[jumps++] = (SequenceJump){c->length, size, n};
     }
+    part[n] = c->length;
+    sequence_jumps(c, jump, jumps, part, n);
     c->bytes[c->length++] = 0x0f; /* ud2 */
     c->bytes[c->length++] = 0x0b;
 }

@@ -95,6 +95,8 @@ void diff_soft_init(void)
     VcpuState state;
     diff_translator = g_strcmp0(getenv("LODGE_DIFF_ENGINE"), "translator") == 0;
     config.tuning.interpreter = !diff_translator;
+    if (getenv("LODGE_DIFF_TUNING") && !vcpu_tuning_parse(getenv("LODGE_DIFF_TUNING"), &config.tuning, &err))
+        fail(err);
     ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     VcpuVm *vm = vcpu_engine_soft.vm_new(&config, &err);
     if (!vm)
