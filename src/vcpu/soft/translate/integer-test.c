@@ -82,6 +82,15 @@ EmitOperand translate_memory_scratch(Translation *t, const SoftOp *op, unsigned 
     return emit_mem_index(TEMP0, TEMP1, 0, 0);
 }
 
+uint8_t **translate_run_check(Translation *t, unsigned address, unsigned access, unsigned shift,
+                              unsigned to, uint8_t **slow)
+{
+    emit_constant(&t->e, TEMP2, 0xdeaddeaddead);
+    emit_constant(&t->e, to, 0);
+    emit_alu_imm(&t->e, ALU_CMP, emit_reg(TEMP2), (int32_t)g_rand_int(dice));
+    return slow;
+}
+
 void translate_slow_from(Translation *t, const SoftOp *op, uint8_t *from)
 {
     g_assert(n_slow_jumps < G_N_ELEMENTS(slow_jumps));

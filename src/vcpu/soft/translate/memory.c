@@ -234,6 +234,26 @@ EmitOperand translate_memory_at(Translation *t, const SoftOp *op, unsigned base,
     return check_base(t, &a, base, disp);
 }
 
+uint8_t **translate_run_check(Translation *t, unsigned address, unsigned access, unsigned shift,
+                              unsigned to, uint8_t **slow)
+{
+    Emit *e = &t->e;
+    Access a = {.access = access};
+
+    entry_of(e, address);
+    emit_mov(e, TEMP2, address);
+    emit_alu(e, ALU_XOR, TEMP2, emit_gs_index(tag_field(t, &a), TEMP1, 0));
+    emit_alu_imm(e, ALU_CMP, emit_reg(TEMP2), 4095);
+    *slow++ = emit_jcc(e, 7);
+    emit_alu_imm(e, ALU_CMP, emit_reg(HOST_RCX), 4096); /* what follows must not wrap around */
+    *slow++ = emit_jcc(e, 7);
+    emit_lea(e, TEMP2, emit_mem_index(TEMP2, HOST_RCX, shift, 0));
+    emit_alu_imm(e, ALU_CMP, emit_reg(TEMP2), 4096);
+    *slow++ = emit_jcc(e, 7);
+    emit_load(e, to, emit_gs_index(tlb_field(t->key, offsetof(SoftTlbEntry, addend)), TEMP1, 0));
+    return slow;
+}
+
 EmitOperand translate_memory_scratch(Translation *t, const SoftOp *op, unsigned size, unsigned access)
 {
     translate_flags_clobber(t);

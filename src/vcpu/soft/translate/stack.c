@@ -42,17 +42,18 @@ bool translate_push(Translation *t, const SoftOp *op)
     return true;
 }
 
-/* To memory the operand's address is of the new RSP, and so is POP RSP's value: the interpreter's. */
+/* To memory the operand's address is of the new RSP: the interpreter's. */
 bool translate_pop(Translation *t, const SoftOp *op)
 {
     unsigned to = translate_target(op->rm, TEMP2);
     EmitOperand m;
 
-    if (op->size != 8 || (op->flags & SOFT_OP_MEM) || op->rm == GPR_RSP)
+    if (op->size != 8 || (op->flags & SOFT_OP_MEM))
         return false;
     m = translate_memory_at(t, op, GPR_RSP, 0, 8, TRANSLATE_READ);
     emit_load(&t->e, to, m);
-    move_rsp(t, 8);
+    if (op->rm != GPR_RSP)
+        move_rsp(t, 8);
     translate_put(t, op->rm, to);
     translate_memory_done(t, op);
     return true;

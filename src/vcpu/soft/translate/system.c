@@ -186,6 +186,19 @@ bool translate_base_write(Translation *t, const SoftOp *op)
     return true;
 }
 
+/* Loads of segment registers and moves of control and debug registers are the interpreter's. */
+bool translate_mov_from_segment(Translation *t, const SoftOp *op)
+{
+    unsigned to = translate_target(op->rm, TEMP0);
+
+    if (op->map != 0 || op->opcode != 0x8c || (op->flags & SOFT_OP_MEM) || op->size == 2)
+        return false;
+    emit_load16_zero(&t->e, to, emit_gs(offsetof(SoftCpu, seg) + op->reg * sizeof(VcpuSegment) +
+                                        offsetof(VcpuSegment, selector)));
+    translate_put(t, op->rm, to);
+    return true;
+}
+
 /* ---- time ---- */
 
 bool translate_rdtsc(Translation *t, const SoftOp *op)

@@ -110,9 +110,9 @@ static const TranslateRow integer_rows[] = {
     { "leave", translate_leave, 0, 0, 0, 0 },
 
     /* Repeated, the comparisons may do nothing: see translate_info. */
-    { "movs", NULL, 0, 0, 0, 0 },
-    { "stos", NULL, 0, 0, 0, 0 },
-    { "lods", NULL, 0, 0, 0, 0 },
+    { "movs", translate_movs, 0, 0, 0, 0 },
+    { "stos", translate_stos, 0, 0, 0, 0 },
+    { "lods", translate_lods, 0, 0, 0, 0 },
     { "cmps", NULL, 0, ALL, ALL, 0 },
     { "scas", NULL, 0, ALL, ALL, 0 },
 
@@ -175,7 +175,7 @@ static const TranslateRow system_rows[] = {
     { "clts", NULL, 0, 0, 0, 0 },
     { "invlpg", NULL, 0, 0, 0, 0 },
     { "invpcid", NULL, 0, 0, 0, 0 },
-    { "mov", NULL, 0, 0, 0, 0 },
+    { "mov", translate_mov_from_segment, 0, 0, 0, 0 },
     { "push", NULL, 0, 0, 0, 0 },
     { "pop", NULL, 0, 0, 0, 0 },
     { "iret", NULL, 0, ALL, ALL, 0 },

@@ -186,6 +186,14 @@ EmitOperand translate_memory_at(Translation *t, const SoftOp *op, unsigned base,
 EmitOperand translate_memory_scratch(Translation *t, const SoftOp *op, unsigned size, unsigned access);
 /* TEMP0 = the linear address of the operand (LEA takes it without segment base: @segment false). */
 void translate_address(Translation *t, const SoftOp *op, unsigned to, bool segment);
+/*
+ * Checks that the RCX << @shift bytes at host register @address lie within one page which the TLB has for
+ * @access, and gives the addend to its host address in TEMP0 or TEMP1 (@to); else jumps. Puts where the
+ * rel32s of its jumps are to @slow, three of them, and returns the end. Uses TEMP1 and TEMP2 and changes
+ * EFLAGS, which the caller has saved.
+ */
+uint8_t **translate_run_check(Translation *t, unsigned address, unsigned access, unsigned shift,
+                              unsigned to, uint8_t **slow);
 /* From the jump at @from (its rel32): the interpreter does the whole op, as if a check had failed for good. */
 void translate_slow_from(Translation *t, const SoftOp *op, uint8_t *from);
 /* After the last host instruction of the op: slow paths of its accesses come back here. */
@@ -226,6 +234,10 @@ bool translate_jcc(Translation *t, const SoftOp *op);
 bool translate_jcxz(Translation *t, const SoftOp *op);
 bool translate_loop(Translation *t, const SoftOp *op);
 bool translate_ret(Translation *t, const SoftOp *op);
+bool translate_movs(Translation *t, const SoftOp *op);    /* string.c */
+bool translate_stos(Translation *t, const SoftOp *op);
+bool translate_lods(Translation *t, const SoftOp *op);
+bool translate_mov_from_segment(Translation *t, const SoftOp *op);
 bool translate_direction(Translation *t, const SoftOp *op); /* system.c */
 bool translate_cli(Translation *t, const SoftOp *op);
 bool translate_sti(Translation *t, const SoftOp *op);
