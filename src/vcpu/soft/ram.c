@@ -7,7 +7,6 @@
 #include <sys/mman.h>
 
 #include "base/error.h"
-#include "vcpu/soft/translate/mirror.h"
 #include "vcpu/soft/vm.h"
 
 static const _Atomic uint32_t no_word;
@@ -132,9 +131,6 @@ bool soft_ram_set(SoftVm *vm, unsigned slot, const VcpuRamSlot *ram, GError **er
     for (unsigned i = 0; i < VCPU_COUNT_MAX; i++)
         if (vm->cpus[i])
             soft_tlb_reset(vm->cpus[i]);
-    for (unsigned i = 0; i < VCPU_COUNT_MAX; i++)
-        if (vm->cpus[i])
-            mirror_ram_changed(vm->cpus[i]);
     return true;
 }
 

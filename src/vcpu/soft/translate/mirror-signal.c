@@ -49,7 +49,8 @@ static void on_fault(int number, siginfo_t *info, void *context)
         mirror_fill(cpu, (uintptr_t)info->si_addr, regs[REG_ERR] & ERROR_WRITE ? SOFT_WRITE : SOFT_READ))
         return;
     cpu->site = where;
-    regs[REG_RIP] = (greg_t)(uintptr_t)code_rx(c, site->flags_at == FLAGS_HOST ? c->thunk.slow_host : c->thunk.slow_saved);
+    uint32_t thunk = site->flags_at == FLAGS_HOST ? c->thunk.slow_host : c->thunk.slow_saved;
+    regs[REG_RIP] = (greg_t)(uintptr_t)code_rx(c, thunk);
 }
 
 static void install(void)

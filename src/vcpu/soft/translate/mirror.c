@@ -2,6 +2,7 @@
 /* The mirrors of a vCPU: windows, what is mapped in them, and when a process gets and loses one. */
 #include <errno.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <x86intrin.h>
 
 #include "vcpu/soft/translate/cache.h"
@@ -21,7 +22,8 @@
 typedef struct MirrorRegion {
     uint64_t number; /* linear >> 21, + 1; 0: free */
     uint64_t pages[8];
-    bool large; /* all of it at once */
+    bool large;       /* all of it at once */
+    uint32_t *frames; /* guest frame of each page that may be written, + 1; of the first page if large */
 } MirrorRegion;
 
 typedef struct MirrorWindow {
@@ -36,7 +38,11 @@ typedef struct MirrorSpace {
     bool on;
     uint64_t ran;       /* on this vCPU, before @since */
     uint64_t needed;    /* how long it has to run until it gets a mirror */
-    uint64_t on_since, cost; /* since it has one: what filling and dropping took */
+    uint64_t on_since;  /* when it got one, by the thread's CPU time ... */
+    uint64_t cost;      /* ... what filling and dropping took since */
+    uint64_t look;      /* the cost at which to compare them */
+    uint64_t allowance; /* ... and what they may take besides their share of the time */
+    uint64_t rest;      /* for how long it goes without one if they take more */
     MirrorWindow window[WINDOWS_MAX];
     unsigned n_windows, n_regions, n_maps;
     MirrorRegion *regions;
@@ -47,8 +53,6 @@ struct SoftMirror {
     MirrorSpace *current;
     uint64_t since;     /* when the current one was loaded */
     uint64_t tick;      /* TSC ticks of 1 ms */
-    uint64_t *writable; /* a bit for each page of guest RAM (by slot, see page_bit): mapped writable */
-    uint64_t n_bits, first_bit[VCPU_RAM_SLOTS_MAX];
     void *stack;        /* for signals */
 };
 
@@ -123,7 +127,7 @@ static bool windows_scan(SoftCpu *cpu, MirrorSpace *s)
 
 /* ---- what is mapped ---- */
 
-static MirrorRegion *region_find(const MirrorSpace *s, uint64_t linear, bool add)
+static MirrorRegion *region_find(MirrorSpace *s, uint64_t linear, bool add)
 {
     uint64_t number = (linear >> REGION_BITS) + 1;
     for (unsigned i = (unsigned)(number * 0x9e3779b97f4a7c15u >> 52);; i++) {
@@ -134,6 +138,7 @@ static MirrorRegion *region_find(const MirrorSpace *s, uint64_t linear, bool add
             if (!add)
                 return NULL;
             r->number = number;
+            s->n_regions++;
             return r;
         }
     }
@@ -153,37 +158,68 @@ static void unmap(uint8_t *at, uint64_t size)
         g_error("cannot unmap %" G_GUINT64_FORMAT " bytes of a mirror: %s", size, g_strerror(errno));
 }
 
-static void space_drop(MirrorSpace *s)
+/*
+ * What something took that began at @start: at least @us (the signal is not seen from here), and not more
+ * than COST_MAX_US, for what a busy host takes besides must not speak against a mirror.
+ */
+#define FILL_US 12
+#define FAULT_US 6 /* a signal for nothing */
+#define UNMAP_US 4
+#define COST_MAX_US 400
+
+static void cost_add(const SoftMirror *m, MirrorSpace *s, uint64_t start, unsigned us)
 {
+    uint64_t least = m->tick * us / 1000, took = __rdtsc() - start + least / 2;
+    s->cost += CLAMP(took, least, m->tick * COST_MAX_US / 1000);
+}
+
+static void region_clear(MirrorRegion *r)
+{
+    uint32_t *frames = r->frames;
+    if (frames)
+        memset(frames, 0, 512 * sizeof(*frames));
+    *r = (MirrorRegion){.frames = frames};
+}
+
+static void space_drop(const SoftMirror *m, MirrorSpace *s)
+{
+    bool whole = s->n_regions > 16;
+    uint64_t start = __rdtsc();
     if (!s->n_regions)
         return;
-    uint64_t start = __rdtsc();
-    if (s->n_regions > 16)
-        for (unsigned i = 0; i < s->n_windows; i++)
-            unmap(s->window[i].host, WINDOW_SIZE);
+    for (unsigned i = 0; whole && i < s->n_windows; i++)
+        unmap(s->window[i].host, WINDOW_SIZE);
     for (unsigned i = 0; i < REGIONS; i++) {
         MirrorRegion *r = &s->regions[i];
-        if (!r->number)
-            continue;
-        if (s->n_regions <= 16)
+        if (r->number && !whole)
             unmap(host_of(s, (r->number - 1) << REGION_BITS), 1u << REGION_BITS);
-        *r = (MirrorRegion){0};
+        if (r->number)
+            region_clear(r);
     }
+    cost_add(m, s, start, UNMAP_US * MIN(s->n_regions, 16));
     s->n_regions = s->n_maps = 0;
-    s->cost += __rdtsc() - start;
 }
 
-static void writable_clear(SoftMirror *m)
+/* Drops one page (or 2 MiB, if it is part of a large one). */
+static void page_drop(const SoftMirror *m, MirrorSpace *s, MirrorRegion *r, uint64_t linear)
 {
-    memset(m->writable, 0, (m->n_bits + 63) / 64 * 8);
-}
-
-static uint64_t page_bit(const SoftMirror *m, const SoftVm *vm, uint64_t gpa)
-{
-    for (unsigned i = 0; i < vm->slots_used; i++)
-        if (gpa - vm->vm.ram[i].gpa < vm->vm.ram[i].size)
-            return m->first_bit[i] + ((gpa - vm->vm.ram[i].gpa) >> 12);
-    return UINT64_MAX;
+    unsigned page = (unsigned)(linear >> 12) % 512;
+    uint64_t start = __rdtsc();
+    if (r->large) {
+        unmap(host_of(s, linear & ~(uint64_t)0x1fffff), 1u << REGION_BITS);
+        r->large = false;
+        memset(r->pages, 0, sizeof(r->pages));
+        if (r->frames)
+            memset(r->frames, 0, 512 * sizeof(*r->frames));
+    } else if (r->pages[page / 64] >> (page % 64) & 1) {
+        unmap(host_of(s, linear & ~(uint64_t)4095), 4096);
+        r->pages[page / 64] &= ~(1ull << (page % 64));
+        if (r->frames)
+            r->frames[page] = 0;
+    } else {
+        return;
+    }
+    cost_add(m, s, start, UNMAP_US);
 }
 
 /* ---- which process ---- */
@@ -193,7 +229,7 @@ static void space_off(SoftCpu *cpu, MirrorSpace *s)
     if (!s->on)
         return;
     s->on = false;
-    space_drop(s);
+    space_drop(cpu->mirror, s);
     deltas_install(cpu, s, false);
     if (s == cpu->mirror->current) {
         cpu->mirror_on = false;
@@ -208,6 +244,8 @@ static void space_reset(SoftCpu *cpu, MirrorSpace *s, unsigned pcid, uint64_t ta
     s->table = table;
     s->ran = s->cost = 0;
     s->needed = 4 * cpu->mirror->tick;
+    s->allowance = 50 * cpu->mirror->tick;
+    s->rest = 100 * cpu->mirror->tick;
     for (unsigned i = 0; i < s->n_windows; i++) {
         munmap(s->window[i].host - GUARD_SIZE, WINDOW_SIZE + 2 * GUARD_SIZE);
         atomic_fetch_sub(&host_windows, 1);
@@ -241,7 +279,7 @@ void mirror_load_cr3(SoftCpu *cpu, bool flushed)
     if (s->pcid != pcid || s->table != table)
         space_reset(cpu, s, pcid, table);
     else if (flushed)
-        space_drop(s);
+        space_drop(m, s);
     m->current = s;
     m->since = __rdtsc();
     if (s->on) {
@@ -254,52 +292,67 @@ void mirror_drop_pcid(SoftCpu *cpu, unsigned pcid)
 {
     SoftMirror *m = cpu->mirror;
     if (m && m->space[pcid % SPACES].pcid == pcid)
-        space_drop(&m->space[pcid % SPACES]);
+        space_drop(m, &m->space[pcid % SPACES]);
 }
 
 void mirror_drop_page(SoftCpu *cpu, unsigned pcid, uint64_t linear)
 {
     SoftMirror *m = cpu->mirror;
-    if (!m || m->space[pcid % SPACES].pcid != pcid || !m->space[pcid % SPACES].n_regions)
+    MirrorSpace *s = m ? &m->space[pcid % SPACES] : NULL;
+    if (!s || s->pcid != pcid || !s->n_regions)
         return;
-    MirrorSpace *s = &m->space[pcid % SPACES];
     MirrorRegion *r = region_find(s, linear, false);
-    unsigned page = (unsigned)(linear >> 12) % 512;
-    if (!r)
-        return;
-    uint64_t start = __rdtsc();
-    if (r->large) {
-        unmap(host_of(s, linear & ~(uint64_t)0x1fffff), 1u << REGION_BITS);
-        r->large = false;
-        memset(r->pages, 0, sizeof(r->pages));
-    } else if (r->pages[page / 64] >> (page % 64) & 1) {
-        unmap(host_of(s, linear & ~(uint64_t)4095), 4096);
-        r->pages[page / 64] &= ~(1ull << (page % 64));
-    }
-    s->cost += __rdtsc() - start;
+    if (r)
+        page_drop(m, s, r, linear);
 }
 
 void mirror_drop_all(SoftCpu *cpu)
 {
     SoftMirror *m = cpu->mirror;
-    if (!m)
-        return;
-    for (unsigned i = 0; i < SPACES; i++)
-        space_drop(&m->space[i]);
-    writable_clear(m);
+    for (unsigned i = 0; m && i < SPACES; i++)
+        space_drop(m, &m->space[i]);
 }
 
 void mirror_protect(SoftCpu *cpu, uint64_t gpa, bool all)
 {
     SoftMirror *m = cpu->mirror;
-    if (!m)
-        return;
-    uint64_t bit = page_bit(m, soft_vm(cpu), gpa);
-    if (all || (bit < m->n_bits && (m->writable[bit / 64] >> (bit % 64) & 1)))
+    uint32_t frame = (uint32_t)(gpa >> 12) + 1;
+    if (all)
         mirror_drop_all(cpu);
+    for (unsigned i = 0; m && !all && i < SPACES; i++) {
+        MirrorSpace *s = &m->space[i];
+        for (unsigned k = 0; s->n_regions && k < REGIONS; k++) {
+            MirrorRegion *r = &s->regions[k];
+            uint64_t linear = (r->number - 1) << REGION_BITS;
+            if (!r->number || !r->frames)
+                continue;
+            if (r->large && r->frames[0] && frame - r->frames[0] < 512)
+                page_drop(m, s, r, linear);
+            for (unsigned page = 0; !r->large && page < 512; page++)
+                if (r->frames[page] == frame)
+                    page_drop(m, s, r, linear + page * 4096);
+        }
+    }
 }
 
 /* ---- getting and losing a mirror ---- */
+
+/* In TSC ticks: a host that gives the thread little time must not make a mirror look cheap. */
+static uint64_t thread_time(const SoftMirror *m)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return ((uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000) * m->tick / 1000;
+}
+
+/* A fifth of its time went into the mirror: it is better off without, each time for longer. */
+static bool costs_too_much(const SoftMirror *m, MirrorSpace *s)
+{
+    if (s->cost < s->look)
+        return false;
+    s->look = s->cost + m->tick;
+    return (s->cost - s->allowance) * 5 > thread_time(m) - s->on_since;
+}
 
 static void promote(SoftCpu *cpu, MirrorSpace *s)
 {
@@ -311,7 +364,8 @@ static void promote(SoftCpu *cpu, MirrorSpace *s)
     }
     s->on = true;
     s->cost = 0;
-    s->on_since = __rdtsc();
+    s->on_since = thread_time(cpu->mirror);
+    s->look = s->allowance;
     deltas_install(cpu, s, true);
     cpu->mirror_on = true;
     soft_fetch_ids_forget(cpu);
@@ -328,9 +382,10 @@ bool mirror_ready(SoftCpu *cpu)
         if (s->ran + (now - m->since) < s->needed)
             return false;
         promote(cpu, s);
-    } else if (s->cost > 8 * m->tick && s->cost * 4 > now - s->on_since) {
-        /* A quarter of its time went into the mirror: it is better off without, for a good while. */
-        s->needed = s->ran + (now - m->since) + 4000 * m->tick;
+    } else if (costs_too_much(m, s)) {
+        s->needed = s->ran + (now - m->since) + s->rest;
+        s->rest = MIN(s->rest * 2, 10000 * m->tick);
+        s->allowance = 10 * m->tick;
         space_off(cpu, s);
     }
     return cpu->mirror_on;
@@ -346,12 +401,12 @@ static bool map_again(SoftVm *vm, uint8_t *host, uint64_t size, bool writable, u
     return host && mremap(host, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED;
 }
 
-static void writable_note(SoftCpu *cpu, uint64_t gpa, uint64_t size)
+static bool frame_note(MirrorRegion *r, uint64_t linear, const SoftUserPage *page)
 {
-    SoftMirror *m = cpu->mirror;
-    uint64_t bit = page_bit(m, soft_vm(cpu), gpa);
-    for (uint64_t i = 0; i < size >> 12 && bit + i < m->n_bits; i++)
-        m->writable[(bit + i) / 64] |= 1ull << ((bit + i) % 64);
+    if (!r->frames && !(r->frames = g_try_new0(uint32_t, 512)))
+        return false;
+    r->frames[page->large ? 0 : (linear >> 12) % 512] = (uint32_t)(page->gpa >> 12) + 1;
+    return true;
 }
 
 bool mirror_fill(SoftCpu *cpu, uint64_t at, unsigned access)
@@ -374,51 +429,29 @@ bool mirror_fill(SoftCpu *cpu, uint64_t at, unsigned access)
         return false;
     }
     linear &= ~(uint64_t)4095;
-    if (!soft_user_page(cpu, linear, access, &page))
+    if (!soft_user_page(cpu, linear, access, &page)) {
+        cost_add(m, s, start, FAULT_US);
         return false;
+    }
+    if (s->n_maps >= MAPS_MAX / soft_vm(cpu)->vm.config.n_vcpus || s->n_regions >= REGIONS_MAX)
+        space_drop(m, s);
     MirrorRegion *r = region_find(s, linear, true);
     if (page.large) {
         linear &= ~(uint64_t)0x1fffff;
         size = 1u << REGION_BITS;
     }
-    if (!map_again(soft_vm(cpu), page.host, size, page.writable, host_of(s, linear)))
-        return false;
-    bool fresh = !r->large;
-    for (unsigned i = 0; i < 8; i++)
-        fresh = fresh && !r->pages[i];
-    s->n_regions += fresh;
+    s->n_maps++;
     if (page.large)
         r->large = true;
     else
         r->pages[(linear >> 12) % 512 / 64] |= 1ull << ((linear >> 12) % 64);
-    if (page.writable)
-        writable_note(cpu, page.gpa, size);
-    if (++s->n_maps > MAPS_MAX / soft_vm(cpu)->vm.config.n_vcpus || s->n_regions > REGIONS_MAX) {
-        s->cost += 1000 * m->tick;
-        space_drop(s);
-    }
-    s->cost += __rdtsc() - start + m->tick / 200; /* the signal itself: 5 us */
-    return true;
+    bool mapped = (!page.writable || frame_note(r, linear, &page)) &&
+                  map_again(soft_vm(cpu), page.host, size, page.writable, host_of(s, linear));
+    cost_add(m, s, start, FILL_US);
+    return mapped;
 }
 
 /* ---- lifetime ---- */
-
-void mirror_ram_changed(SoftCpu *cpu)
-{
-    SoftMirror *m = cpu->mirror;
-    SoftVm *vm = soft_vm(cpu);
-    if (!m)
-        return;
-    for (unsigned i = 0; i < SPACES; i++)
-        space_drop(&m->space[i]);
-    m->n_bits = 0;
-    for (unsigned i = 0; i < vm->slots_used; i++) {
-        m->first_bit[i] = m->n_bits;
-        m->n_bits += vm->vm.ram[i].size >> 12;
-    }
-    g_free(m->writable);
-    m->writable = g_new0(uint64_t, m->n_bits / 64 + 1);
-}
 
 void mirror_init(SoftCpu *cpu)
 {
@@ -440,7 +473,6 @@ void mirror_init(SoftCpu *cpu)
     for (unsigned i = 0; i < SPACES; i++)
         m->space[i].pcid = UINT32_MAX;
     cpu->mirror = m;
-    mirror_ram_changed(cpu);
 }
 
 void mirror_free(SoftCpu *cpu)
@@ -450,10 +482,11 @@ void mirror_free(SoftCpu *cpu)
         return;
     for (unsigned i = 0; i < SPACES; i++) {
         space_reset(cpu, &m->space[i], 0, 0);
+        for (unsigned k = 0; m->space[i].regions && k < REGIONS; k++)
+            g_free(m->space[i].regions[k].frames);
         g_free(m->space[i].regions);
     }
     munmap(m->stack, STACK_SIZE);
-    g_free(m->writable);
     g_free(m);
     cpu->mirror = NULL;
 }

@@ -27,8 +27,6 @@ typedef struct SoftMirror SoftMirror;
 /* Without a mirror (PCIDs off, no address space left) user code uses the software TLB. */
 void mirror_init(SoftCpu *cpu);
 void mirror_free(SoftCpu *cpu);
-/* RAM slots were added or removed; the vCPU does not run. */
-void mirror_ram_changed(SoftCpu *cpu);
 /* On the vCPU's thread, before it runs: signals and their stack. */
 void mirror_thread_start(SoftCpu *cpu);
 /* The part of it in mirror-signal.c. */
