@@ -258,6 +258,7 @@ struct SoftCpu {
 
     /* Translated code puts down here what it has no register for, within one instruction. */
     uint64_t scratch_rax, scratch_value;
+    uint64_t groups[8];     /* addends that several accesses share (translate/coalesce.c) */
 
     struct SoftMmu *mmu_private;     /* mmu.c: instruction TLB, flush requests */
     struct SoftSystem *system;       /* MSRs and other rarely used state (system.h) */

@@ -46,6 +46,14 @@ static bool decode_straddling(SoftCpu *cpu, Translation *t, const uint8_t *host,
     return t->cache->flushes == flushes;
 }
 
+/* A conditional jump to the start of its own block. */
+static bool jumps_back(const Translation *t, const SoftOp *op)
+{
+    return ((op->map == 0 && (op->opcode & 0xf0) == 0x70) ||
+            (op->map == 1 && (op->opcode & 0xf0) == 0x80)) &&
+           op->imm == t->rip;
+}
+
 /* False: the cache was flushed meanwhile. */
 static bool decode(SoftCpu *cpu, Translation *t, const uint8_t *host)
 {
@@ -73,7 +81,7 @@ static bool decode(SoftCpu *cpu, Translation *t, const uint8_t *host)
         host += length;
         room -= length;
         t->falls_through = !ends;
-        if (!room || (!ends && code_block_find(t->page, rip)))
+        if (!room || (!ends && code_block_find(t->page, rip)) || jumps_back(t, &t->op[t->n - 1]))
             break;
     }
     return true;
@@ -118,6 +126,15 @@ static unsigned flags_wanted(const Translation *t)
     return FLAGS_HOST;
 }
 
+/* Whether its last op is a jump to the first one, where no flags are needed. */
+static bool is_loop(const Translation *t)
+{
+    const SoftOp *op = &t->op[t->n - 1];
+
+    return jumps_back(t, op) && t->info[t->n - 1].emit == translate_jcc && op->size == 8 &&
+           !t->live[0] && !t->second && !t->cache->no_chains;
+}
+
 /* ---- emission ---- */
 
 static void helper_emit(Translation *t, const SoftOp *op)
@@ -128,6 +145,7 @@ static void helper_emit(Translation *t, const SoftOp *op)
     CodeSite *site = code_record(c, sizeof(*site));
     bool last = t->i + 1 == t->n && !t->falls_through;
 
+    t->helper[t->i] = true;
     translate_flags_clobber(t);
     copy[0] = *op;
     copy[1] = (SoftOp){.handler = soft_op_stop, .rip = translate_next_rip(op)};
@@ -180,19 +198,83 @@ static void second_page_emit(Translation *t)
     translate_stub(t, emit_jcc(&t->e, 5), second_page_stub);
 }
 
-static void ops_emit(Translation *t)
+/*
+ * The conditional jump back to the block itself: it looks for pending events on the way. @last: of the
+ * iterations that are emitted one after the other; the earlier ones go on with the next.
+ */
+static uint8_t *loop_end(Translation *t, const SoftOp *op, bool last)
 {
+    translate_flags_before(t);
+    translate_exit_from(t, emit_jcc(&t->e, op->sub ^ 1u), translate_next_rip(op));
+    if (!last)
+        return NULL;
+    emit_alu32_imm(&t->e, ALU_CMP, GS_FIELD(pending), 0);
+    uint8_t *back = emit_jcc(&t->e, 4);
+    translate_exit(t, t->rip, t->key);
+    return back;
+}
+
+/* All ops, or one iteration of them; gives where a loop's jump back is. */
+static uint8_t *ops_emit(Translation *t, bool last)
+{
+    uint8_t *back = NULL;
+
+    t->next_access = 0;
     for (t->i = 0; t->i < t->n && !t->ended; t->i++) {
         const SoftOp *op = &t->op[t->i];
         const TranslateInfo *info = &t->info[t->i];
-        if (!info->emit || !info->emit(t, op))
+        if (t->loop && t->i + 1 == t->n)
+            back = loop_end(t, op, last);
+        else if (!info->emit || !info->emit(t, op))
             helper_emit(t, op);
         mirror_op_done(t, op);
+        if (t->coalesced)
+            coalesce_after(t);
     }
-    if (!t->ended) {
-        t->i = t->n - 1;
+    t->i = t->n - 1;
+    if (!t->ended && last)
         translate_exit(t, translate_next_rip(&t->op[t->i]), t->key);
-    }
+    return back;
+}
+
+/* The block once more, with its accesses in groups; then @plain is only for what the checks refuse. */
+static uint8_t *coalesced_emit(Translation *t, CodeBlock *b, uint32_t plain)
+{
+    uint8_t *back = NULL;
+
+    t->coalesced = true;
+    t->ended = t->vectors_checked = false;
+    t->flags_at = b->flags_at;
+    t->held = -1;
+    t->i = 0;
+    t->e.at = t->cache->rw + ((code_offset(t->cache, t->e.at) + 15) & ~15u);
+    prologue_emit(t, b);
+    coalesce_head(t, t->cache->rw + plain);
+    for (unsigned k = 1; k <= t->unrolled; k++)
+        back = ops_emit(t, k == t->unrolled);
+    return back;
+}
+
+/* All of the block but its stubs. */
+static void body_emit(Translation *t, CodeBlock *b)
+{
+    const VcpuTuning *tuning = &t->cpu->vcpu.vm->config.tuning;
+    uint8_t *back[2] = {NULL, NULL};
+
+    t->flags_at = b->flags_at;
+    t->i = t->n_accesses = 0;
+    t->coalesced = t->vectors_checked = t->ended = false;
+    memset(t->helper, 0, sizeof(t->helper));
+    memset(t->after, 0, sizeof(t->after));
+    prologue_emit(t, b);
+    second_page_emit(t);
+    uint32_t plain = b->main;
+    back[0] = ops_emit(t, true);
+    if (!tuning->no_coalescing && !t->second && coalesce_plan(t))
+        back[1] = coalesced_emit(t, b, plain);
+    for (unsigned i = 0; i < 2; i++)
+        if (back[i])
+            emit_patch(back[i], t->cache->rw + b->main);
 }
 
 static void stubs_emit(Translation *t)
@@ -231,7 +313,6 @@ CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
     t->rip = cpu->rip;
     t->n_stubs = 0;
     t->mirror_base = -1;
-    t->vectors_checked = t->ended = false;
     if (!decode(cpu, t, host))
         return NULL;
     for (unsigned i = 0; i < t->n; i++)
@@ -241,12 +322,9 @@ CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
     CodeBlock *b = code_record(c, sizeof(*b));
     *b = (CodeBlock){.page = page, .second = t->second, .rip = t->rip, .live = t->live[0], .n_ops = (uint16_t)t->n};
     b->flags_at = t->second ? FLAGS_SAVED : (uint8_t)flags_wanted(t);
-    t->flags_at = b->flags_at;
+    t->loop = is_loop(t);
     t->e = (Emit){c->rw + ((c->used + 15) & ~15u), c->rw + c->records};
-    t->i = 0;
-    prologue_emit(t, b);
-    second_page_emit(t);
-    ops_emit(t);
+    body_emit(t, b);
     stubs_emit(t);
     uint32_t used = code_offset(c, t->e.at);
     account(cpu, t, used - c->used);

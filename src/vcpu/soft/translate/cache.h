@@ -137,6 +137,24 @@ static inline const uint8_t *code_rx(const CodeCache *c, uint32_t offset)
     return c->rx + offset;
 }
 
+/* ---- the first-level TLB in code ---- */
+
+#define CODE_TLB_SHIFT 5
+_Static_assert(sizeof(SoftTlbEntry) == 1 << CODE_TLB_SHIFT, "index arithmetic");
+
+/* The offset in SoftCpu of @field of the first entry for @key's accesses. */
+static inline size_t code_tlb_field(uint32_t key, size_t field)
+{
+    return offsetof(SoftCpu, tlb) + key_mmu(key) * sizeof(((SoftCpu *)0)->tlb[0]) + field;
+}
+
+/* TEMP1 = offset in the table of the entry for the linear address in host register @address. */
+static inline void code_tlb_entry(Emit *e, unsigned address)
+{
+    emit_rorx(e, TEMP1, address, 12 - CODE_TLB_SHIFT);
+    emit_alu32_imm(e, ALU_AND, emit_reg(TEMP1), (SOFT_TLB_SIZE - 1) << CODE_TLB_SHIFT);
+}
+
 /* ---- cache.c ---- */
 
 bool code_cache_init(SoftCpu *cpu, uint64_t size, GError **err);

@@ -368,6 +368,40 @@ bool translate_divide(Translation *t, const SoftOp *op)
     return true;
 }
 
+/* What is written besides the operands of ModRM. */
+static uint16_t implicit_writes(const SoftOp *op, const SoftOpcode *row)
+{
+    const uint16_t ax = 1u << GPR_RAX, ax_dx = ax | 1u << GPR_RDX;
+
+    if (op->map == 0 && (op->opcode & 0xfe) == 0xf6 && row->digit >= 4)
+        return ax_dx; /* MUL to IDIV */
+    if (op->map == 1 && (op->opcode & 0xfe) == 0xb0)
+        return ax; /* CMPXCHG */
+    return op->map == 1 && op->opcode == 0xc7 ? ax_dx : 0;
+}
+
+uint16_t translate_rm_writes(const SoftOp *op, const TranslateInfo *info)
+{
+    const SoftOpcode *row = info->opcode;
+    bool mov = info->emit == translate_mov;
+
+    if (mov && row->imm == IMM_MOFFS)
+        return op->opcode < 0xa2 ? 1u << GPR_RAX : 0;
+    if (mov && (row->flags & OPC_OREG))
+        return (uint16_t)(1u << (op->size == 1 ? op->rm >> 3 : op->rm));
+    if (!(row->flags & (OPC_MODRM | OPC_OREG)))
+        return info->operands & TO_DEST_WRITE ? 1u << GPR_RAX : 0;
+    Operands o = operands_of(op, info);
+    unsigned mask = implicit_writes(op, row);
+    if (o.reg.present && o.reg.write)
+        mask |= 1u << o.reg.n;
+    if (o.rm.write && !(op->flags & SOFT_OP_MEM))
+        mask |= 1u << o.rm.n;
+    if (o.v.present && o.v.write)
+        mask |= 1u << o.v.n;
+    return (uint16_t)mask;
+}
+
 /* ---- MOV ---- */
 
 /* Between the accumulator and a 64-bit address: as the ModRM forms 88 to 8B. */

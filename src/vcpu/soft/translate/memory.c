@@ -19,13 +19,6 @@
  */
 #include "vcpu/soft/translate/cache.h"
 
-#define ENTRY_SHIFT 5
-_Static_assert(sizeof(SoftTlbEntry) == 1 << ENTRY_SHIFT, "index arithmetic");
-
-static size_t tlb_field(uint32_t key, size_t field)
-{
-    return offsetof(SoftCpu, tlb) + key_mmu(key) * sizeof(((SoftCpu *)0)->tlb[0]) + field;
-}
 
 static bool fits32(int64_t v)
 {
@@ -107,7 +100,7 @@ typedef struct Access {
 
 static size_t tag_field(const Translation *t, const Access *a)
 {
-    return tlb_field(t->key, a->access == TRANSLATE_WRITE ? offsetof(SoftTlbEntry, write_tag)
+    return code_tlb_field(t->key, a->access == TRANSLATE_WRITE ? offsetof(SoftTlbEntry, write_tag)
                                                           : offsetof(SoftTlbEntry, read_tag));
 }
 
@@ -125,13 +118,6 @@ static void missed(Translation *t, const Access *a, uint8_t *from)
     stub->c = (uint32_t)a->disp;
 }
 
-/* TEMP1 = offset in the table of the entry for the address in @address. */
-static void entry_of(Emit *e, unsigned address)
-{
-    emit_rorx(e, TEMP1, address, 12 - ENTRY_SHIFT);
-    emit_alu32_imm(e, ALU_AND, emit_reg(TEMP1), (SOFT_TLB_SIZE - 1) << ENTRY_SHIFT);
-}
-
 /* Compares the address in @address, which is lost, with the entry; TEMP1 = its addend if it hits. */
 static void compare(Translation *t, const Access *a, unsigned address)
 {
@@ -146,15 +132,16 @@ static void compare(Translation *t, const Access *a, unsigned address)
         emit_alu_imm(e, ALU_CMP, emit_reg(address), (int32_t)(4096 - a->size));
         from = emit_jcc(e, 7);
     }
-    emit_load(e, TEMP1, emit_gs_index(tlb_field(t->key, offsetof(SoftTlbEntry, addend)), TEMP1, 0));
+    emit_load(e, TEMP1, emit_gs_index(code_tlb_field(t->key, offsetof(SoftTlbEntry, addend)), TEMP1, 0));
     missed(t, a, from);
 }
 
 /* Of the linear address in TEMP0. */
 static EmitOperand check(Translation *t, const Access *a)
 {
-    entry_of(&t->e, TEMP0);
+    code_tlb_entry(&t->e, TEMP0);
     emit_mov(&t->e, TEMP2, TEMP0);
+    t->held = -1;
     compare(t, a, TEMP2);
     return emit_mem_index(TEMP0, TEMP1, 0, 0);
 }
@@ -166,7 +153,7 @@ static EmitOperand check_base(Translation *t, const Access *a, unsigned base, in
 
     if (disp)
         emit_lea(e, TEMP0, emit_mem(base, disp));
-    entry_of(e, disp ? TEMP0 : base);
+    code_tlb_entry(e, disp ? TEMP0 : base);
     if (!disp)
         emit_mov(e, TEMP0, base);
     compare(t, a, TEMP0);
@@ -178,7 +165,7 @@ static EmitOperand check_constant(Translation *t, const Access *a, uint64_t addr
 {
     Emit *e = &t->e;
     int64_t page = (int64_t)(address & ~(uint64_t)4095);
-    size_t entry = (size_t)((address >> 12 & (SOFT_TLB_SIZE - 1)) << ENTRY_SHIFT);
+    size_t entry = (size_t)((address >> 12 & (SOFT_TLB_SIZE - 1)) << CODE_TLB_SHIFT);
     EmitOperand tag = emit_gs(tag_field(t, a) + entry);
 
     if (fits32(page)) {
@@ -188,7 +175,7 @@ static EmitOperand check_constant(Translation *t, const Access *a, uint64_t addr
         emit_alu(e, ALU_CMP, TEMP0, tag);
     }
     missed(t, a, emit_jcc(e, 5));
-    emit_load(e, TEMP1, emit_gs(tlb_field(t->key, offsetof(SoftTlbEntry, addend)) + entry));
+    emit_load(e, TEMP1, emit_gs(code_tlb_field(t->key, offsetof(SoftTlbEntry, addend)) + entry));
     if (fits32(page))
         return emit_mem(TEMP1, (int32_t)(int64_t)address);
     return emit_mem_index(TEMP0, TEMP1, 0, (int32_t)(address & 4095));
@@ -204,6 +191,21 @@ void translate_slow_from(Translation *t, const SoftOp *op, uint8_t *from)
     stub->b = BASE_SLOW;
 }
 
+/* Remembers the access for coalesce.c. */
+static void record(Translation *t, const Access *a, const TranslateAccess *address)
+{
+    TranslateAccess *r = &t->access[t->n_accesses++];
+
+    g_assert(t->n_accesses <= TRANSLATE_ACCESSES_MAX);
+    *r = *address;
+    r->op = a->op;
+    r->start = code_offset(t->cache, a->start);
+    r->size = (uint8_t)a->size;
+    r->access = (uint8_t)a->access;
+    r->align = (uint8_t)a->align;
+    r->group = -1;
+}
+
 EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, unsigned access,
                              unsigned align)
 {
@@ -211,9 +213,16 @@ EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, un
         return mirror_memory(t, op, access);
     bool flat = op->seg < SEG_FS, based = op->base != SOFT_REG_NONE;
     uint64_t address = op->asize == 4 ? (uint32_t)op->disp : (uint64_t)op->disp;
+    EmitOperand operand;
 
+    if (t->coalesced && coalesce_operand(t, &operand))
+        return operand;
     translate_flags_clobber(t);
     Access a = {.op = op, .start = t->e.at, .base = OWN_OPERAND, .size = size, .access = access, .align = align};
+    if (!t->coalesced)
+        record(t, &a, &(TranslateAccess){.own = true, .base = op->base, .index = op->index,
+                                         .scale = op->scale, .disp = op->disp,
+                                         .simple = flat && op->asize == 8 && fits32(op->disp)});
     if (flat && op->index == SOFT_REG_NONE) {
         if (!based && (address & 4095) + size <= 4096 && (!align || (address & (align - 1)) == 0))
             return check_constant(t, &a, address);
@@ -229,8 +238,15 @@ EmitOperand translate_memory_at(Translation *t, const SoftOp *op, unsigned base,
 {
     if (t->key & TRANSLATE_KEY_MIRROR)
         return mirror_memory_at(t, op, base, disp, access);
+    EmitOperand operand;
+
+    if (t->coalesced && coalesce_operand(t, &operand))
+        return operand;
     translate_flags_clobber(t);
     Access a = {.op = op, .start = t->e.at, .base = base, .disp = disp, .size = size, .access = access};
+    if (!t->coalesced)
+        record(t, &a, &(TranslateAccess){.base = (uint8_t)base, .index = SOFT_REG_NONE, .disp = disp,
+                                         .simple = true});
     return check_base(t, &a, base, disp);
 }
 
@@ -240,7 +256,7 @@ uint8_t **translate_run_check(Translation *t, unsigned address, unsigned access,
     Emit *e = &t->e;
     Access a = {.access = access};
 
-    entry_of(e, address);
+    code_tlb_entry(e, address);
     emit_mov(e, TEMP2, address);
     emit_alu(e, ALU_XOR, TEMP2, emit_gs_index(tag_field(t, &a), TEMP1, 0));
     emit_alu_imm(e, ALU_CMP, emit_reg(TEMP2), 4095);
@@ -250,21 +266,31 @@ uint8_t **translate_run_check(Translation *t, unsigned address, unsigned access,
     emit_lea(e, TEMP2, emit_mem_index(TEMP2, HOST_RCX, shift, 0));
     emit_alu_imm(e, ALU_CMP, emit_reg(TEMP2), 4096);
     *slow++ = emit_jcc(e, 7);
-    emit_load(e, to, emit_gs_index(tlb_field(t->key, offsetof(SoftTlbEntry, addend)), TEMP1, 0));
+    emit_load(e, to, emit_gs_index(code_tlb_field(t->key, offsetof(SoftTlbEntry, addend)), TEMP1, 0));
     return slow;
 }
 
 EmitOperand translate_memory_scratch(Translation *t, const SoftOp *op, unsigned size, unsigned access)
 {
+    EmitOperand operand;
+
+    if (t->coalesced && coalesce_operand(t, &operand))
+        return operand; /* never: it only counts this access */
     translate_flags_clobber(t);
     Access a = {.op = op, .start = t->e.at, .base = BASE_SCRATCH, .size = size, .access = access};
+    if (!t->coalesced)
+        record(t, &a, &(TranslateAccess){.simple = false});
     emit_load(&t->e, TEMP0, GS_FIELD(scratch_value));
     return check(t, &a);
 }
 
 void translate_memory_done(Translation *t, const SoftOp *op)
 {
+    /* In the second emission a slow path goes on in the first one: it may have changed what was checked. */
+    uint32_t here = t->coalesced ? t->after[t->i] : code_offset(t->cache, t->e.at);
+
+    t->after[t->i] = here;
     for (unsigned i = t->n_stubs; i-- > 0 && t->stub[i].op == op;)
         if (t->stub[i].emit == stub_emit)
-            ((CodeSite *)(t->cache->rw + t->stub[i].a))->resume = code_offset(t->cache, t->e.at);
+            ((CodeSite *)(t->cache->rw + t->stub[i].a))->resume = here;
 }

@@ -47,16 +47,20 @@ static bool host_has_avx(void)
     return __builtin_cpu_supports("avx");
 }
 
-static void emit_vector_moves(Emit *e, bool store)
+static EmitOperand vector_place(unsigned n, unsigned at)
+{
+    return emit_gs(offsetof(SoftCpu, fpu.ymm) + n * 32u + at);
+}
+
+static void emit_vector_moves(Emit *e, bool store, bool wide)
 {
     for (unsigned n = 0; n < 16; n++) {
-        EmitOperand at = emit_gs(offsetof(SoftCpu, fpu.ymm) + n * 32u);
         EmitForm form = {.map = 1, .opcode = store ? 0x11 : 0x10};
-        if (host_has_avx()) {
+        if (wide) {
             form.flags = EMIT_L;
-            emit_vex_rm(e, form, 0, n, at);
+            emit_vex_rm(e, form, 0, n, vector_place(n, 0));
         } else {
-            emit_rm(e, form, n, at);
+            emit_rm(e, form, n, vector_place(n, 0));
         }
     }
 }
@@ -73,7 +77,7 @@ static void emit_vectors_out(Emit *e)
 {
     emit_alu8_imm(e, ALU_CMP, GS_FIELD(vectors_live), 0);
     uint8_t *skip = emit_jcc(e, 4);
-    emit_vector_moves(e, true);
+    emit_vector_moves(e, true, host_has_avx());
     emit_mxcsr(e, true, MXCSR_OFFSET);
     emit_mxcsr(e, false, offsetof(SoftCpu, host_mxcsr));
     if (host_has_avx()) {
@@ -83,9 +87,28 @@ static void emit_vectors_out(Emit *e)
     emit_patch(skip, e->at);
 }
 
+/*
+ * Changes EFLAGS. Where all upper halves are zero only the lower ones are loaded, after the VZEROUPPER of
+ * emit_vectors_out or of the ABI: an SSE instruction depends on the old value of its destination while
+ * the processor does not know that there is no upper half to keep.
+ */
 static void emit_vectors_in(Emit *e)
 {
-    emit_vector_moves(e, false);
+    static const uint8_t ptest[] = {0x66, 0x0f, 0x38, 0x17, 0xc0}; /* of XMM0 */
+
+    if (!host_has_avx()) {
+        emit_vector_moves(e, false, false);
+    } else {
+        for (unsigned n = 0; n < 16; n++) /* movaps, orps */
+            emit_rm(e, (EmitForm){.map = 1, .opcode = n ? 0x56 : 0x28}, 0, vector_place(n, 16));
+        emit_bytes(e, ptest, sizeof(ptest));
+        uint8_t *upper = emit_jcc(e, 5);
+        emit_vector_moves(e, false, false);
+        uint8_t *done = emit_jmp(e);
+        emit_patch(upper, e->at);
+        emit_vector_moves(e, false, true);
+        emit_patch(done, e->at);
+    }
     emit_mxcsr(e, false, MXCSR_OFFSET);
 }
 

@@ -93,7 +93,9 @@ uint8_t translate_condition_reads(unsigned cc);
 /* ---- one block in translation (block.c) ---- */
 
 #define TRANSLATE_OPS_MAX 64
-#define TRANSLATE_STUBS_MAX (4 * TRANSLATE_OPS_MAX)
+#define TRANSLATE_STUBS_MAX (8 * TRANSLATE_OPS_MAX)
+#define TRANSLATE_ACCESSES_MAX (2 * TRANSLATE_OPS_MAX)
+#define TRANSLATE_GROUPS_MAX 8 /* of SoftCpu.groups */
 
 enum FlagsAt {
     FLAGS_HOST,  /* in EFLAGS; SoftCpu.arith is stale */
@@ -110,6 +112,29 @@ struct TranslateStub {
     uint32_t a, b, c;     /* the emitting file's own */
     unsigned flags_at;
 };
+
+/* A memory operand of the block, as its check was emitted first. */
+typedef struct TranslateAccess {
+    const SoftOp *op;
+    uint32_t start;       /* arena offset: where its address is computed */
+    bool own;             /* the operand is that of ModRM; else base + disp */
+    uint8_t base, index;  /* SOFT_REG_NONE: none */
+    uint8_t scale, size, access, align;
+    int64_t disp;
+    bool simple;          /* base + index + disp is all there is to the linear address */
+    int8_t group;         /* coalesce.c; -1: checked by itself */
+} TranslateAccess;
+
+/* Accesses that one check covers: coalesce.c. */
+typedef struct TranslateGroup {
+    uint8_t leader;       /* the first of them */
+    uint8_t base, index, scale; /* of its address, SOFT_REG_NONE */
+    bool head;            /* checked at the head of the loop, for all its iterations here */
+    uint8_t held;         /* the host register that keeps the addend all the time, or HOST_NONE */
+    uint8_t access, align;
+    int64_t low;          /* what is checked: @span bytes from base + index + low */
+    unsigned span, n;
+} TranslateGroup;
 
 struct Translation {
     SoftCpu *cpu;
@@ -130,6 +155,17 @@ struct Translation {
     bool ended;            /* the op has left the block */
     TranslateStub stub[TRANSLATE_STUBS_MAX];
     unsigned n_stubs;
+
+    /* What the first emission of the block found out, for the second one: coalesce.c. */
+    TranslateAccess access[TRANSLATE_ACCESSES_MAX];
+    unsigned n_accesses, next_access;
+    bool helper[TRANSLATE_OPS_MAX + 1];    /* became a helper op */
+    uint32_t after[TRANSLATE_OPS_MAX + 1]; /* arena offset behind op i, for its slow path; 0: dispatcher */
+    TranslateGroup group[TRANSLATE_GROUPS_MAX];
+    unsigned n_groups, unrolled;           /* iterations of the loop */
+    bool loop;             /* the last op jumps back to the first */
+    bool coalesced;        /* this is the second emission */
+    int held;              /* the group whose addend is in TEMP2, or -1 */
 };
 
 static inline uint64_t translate_next_rip(const SoftOp *op)
@@ -199,6 +235,17 @@ void translate_slow_from(Translation *t, const SoftOp *op, uint8_t *from);
 /* After the last host instruction of the op: slow paths of its accesses come back here. */
 void translate_memory_done(Translation *t, const SoftOp *op);
 
+/* ---- several accesses under one check (coalesce.c) ---- */
+
+/* Whether a second emission of the block, with groups and unrolled loops, is worth while. */
+bool coalesce_plan(Translation *t);
+/* At the head of the second emission. @plain: the first one, for what the checks refuse. */
+void coalesce_head(Translation *t, const uint8_t *plain);
+/* The operand of access t->next_access, if it belongs to a group. */
+bool coalesce_operand(Translation *t, EmitOperand *operand);
+/* After an op: whether TEMP2 is what it was. */
+void coalesce_after(Translation *t);
+
 /* ---- leaving the block (exit.c) ---- */
 
 /* Goes to the constant @target. @key: of the target; t->key unless the op changed the mode. */
@@ -214,6 +261,9 @@ void translate_exit_indirect(Translation *t);
 TranslateInfo translate_vector_info(const SoftOp *op, uint32_t mode);
 /* Makes the vector registers live (once in a block); clobbers EFLAGS. */
 void translate_vectors(Translation *t);
+
+/* Bit n: an op of translate_rm or translate_mov writes guest register n. integer.c */
+uint16_t translate_rm_writes(const SoftOp *op, const TranslateInfo *info);
 
 /* ---- emitters by group: table.c names them ---- */
 
