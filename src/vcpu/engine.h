@@ -79,7 +79,7 @@ typedef struct VcpuTuning {
     bool no_chains;        /* no block knows its successor */
     bool no_mirror;        /* user code goes through the software TLB, too */
     uint32_t flush_blocks; /* the code cache is emptied whenever so many blocks were made; 0: when it is full */
-    uint32_t block_ops;    /* at most so many instructions a block; 0: the engine's own limit */
+    uint32_t block_ops;    /* at most so many instructions a block, 1: or repetitions; 0: no such limit */
 } VcpuTuning;
 
 /* Sets what @text asks for ("kick,flush=7"), and leaves the rest as it is. */

@@ -8,8 +8,9 @@
 #include "lockstep.h"
 #include "vcpu/soft/vm.h"
 
-/* The follower may take so many instructions to arrive: more than a block and its string instructions' pieces. */
+/* The follower may take so many instructions to arrive, and so many repetitions of string instructions. */
 #define STEPS_MAX 1024u
+#define REPETITIONS_MAX (1ull << 28)
 
 typedef enum {
     LOG_PORT_READ, LOG_PORT_WRITE, LOG_MMIO_READ, LOG_MMIO_WRITE, LOG_ACKNOWLEDGE, LOG_CR8_READ, LOG_CR8_WRITE,
@@ -48,6 +49,7 @@ typedef struct LockVm {
     bool nmi_waiting, exception_pending; /* of the leader then */
     LockTrace trace[STEPS_MAX + 1]; /* the follower's states on the way */
     unsigned tries;
+    uint64_t repetitions;
     bool arrived, acknowledged, met;
     SoftFpu met_fpu; /* of the follower, when it first came past the leader's RIP */
     const char *wrong;         /* what the follower did that the leader did not */

@@ -82,7 +82,11 @@ static bool follow_between(SoftCpu *cpu, void *opaque)
         l->met_fpu = cpu->fpu;
         l->met = true;
     }
-    return l->wrong || s->triple || (cpu->activity != VCPU_RUNNING && !s->interrupt_waiting) || ++l->tries >= STEPS_MAX;
+    if (l->wrong || s->triple || (cpu->activity != VCPU_RUNNING && !s->interrupt_waiting))
+        return true;
+    if (l->tries && l->trace[l->tries - 1].rip == cpu->rip) /* its place in the trace is the next one's */
+        return ++l->repetitions >= REPETITIONS_MAX;
+    return ++l->tries >= STEPS_MAX;
 }
 
 static void catch_up(LockVm *l)
@@ -90,6 +94,7 @@ static void catch_up(LockVm *l)
     GError *err = NULL;
     SoftSystem *s = l->follow->system;
     l->tries = 0;
+    l->repetitions = 0;
     l->arrived = l->acknowledged = l->met = false;
     l->follow_steps = s->steps;
     s->nmi_waiting = l->nmi_waiting;

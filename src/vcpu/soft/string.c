@@ -83,7 +83,7 @@ static uint64_t piece(const SoftCpu *cpu, const SoftOp *op, uint64_t linear, uin
     uint64_t room = (4096 - (linear & 4095)) / op->size, wrap;
 
     if ((cpu->rflags & FLAG_DF) || !(cpu->mode & (SOFT_MODE_CODE64 | SOFT_MODE_FLAT)) ||
-        (cpu->mode & SOFT_MODE_SINGLE))
+        (cpu->mode & SOFT_MODE_SINGLE) || cpu->vcpu.vm->config.tuning.block_ops == 1)
         return 0;
     if (op->asize != 8) { /* the offset must not wrap within the piece */
         wrap = ((op->asize == 4 ? 0x100000000 : 0x10000) - masked(op, offset)) / op->size;
