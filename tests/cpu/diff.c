@@ -209,10 +209,6 @@ static bool tolerated(const DiffCase *c, const DiffResult *host, const DiffResul
     /* A stack address both misaligned and not canonical: either may be found first. */
     if (c->row->kind == DIFF_STATE && host->vector == EXC_SS && soft->vector == EXC_GP)
         return true;
-    /* The translator finds out that a target is not canonical when it looks for code there. */
-    if (diff_translator && host->vector == EXC_GP && soft->vector < 0 &&
-        (int64_t)(soft->state.rip << 16) >> 16 != (int64_t)soft->state.rip)
-        return true;
     /* Flat segments are taken to have no end, also for operands across 4 GiB. */
     return c->code32 && (host->vector == EXC_SS || host->vector == EXC_GP) &&
            soft->vector == EXC_PF && (soft->address >> 12 == 0xfffff || soft->address < 4096);

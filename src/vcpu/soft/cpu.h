@@ -243,6 +243,8 @@ struct SoftCpu {
     uint32_t host_mxcsr;
     bool vectors_live;      /* the guest's vector registers and MXCSR are in the host's */
     bool second_missing;    /* the instruction at rip: its second page must be looked up */
+    bool branch_missed;    /* an indirect branch found no block: that of branch_site */
+    uint32_t branch_site;
     uint32_t fetch_ids[2][SOFT_FETCH_IDS];
     const uint8_t *jump[SOFT_JUMPS]; /* by the target's low bits: a block's entry */
     uint64_t window_delta[256]; /* translate/mirror.h: by bits 40-47 of a linear address */

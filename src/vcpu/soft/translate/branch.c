@@ -81,6 +81,20 @@ static void push_return(Translation *t, const SoftOp *op, EmitOperand m)
     emit_lea(&t->e, HOST_RSP, emit_mem(HOST_RSP, -8));
 }
 
+/* Canonical: all bits from 47 up are alike. */
+void translate_require_canonical(Translation *t, const SoftOp *op, unsigned reg)
+{
+    Emit *e = &t->e;
+
+    translate_flags_clobber(t);
+    emit_mov(e, TEMP0, reg);
+    emit_rm(e, (EmitForm){ .opcode = 0xc1, .flags = EMIT_W }, 7, emit_reg(TEMP0)); /* SAR */
+    emit_imm(e, 47, 1);
+    emit_alu_imm(e, ALU_ADD, emit_reg(TEMP0), 1);
+    emit_alu_imm(e, ALU_CMP, emit_reg(TEMP0), 1);
+    translate_slow_from(t, op, emit_jcc(e, 7)); /* JA */
+}
+
 static bool call_direct(Translation *t, const SoftOp *op)
 {
     if (!direct_possible(op))
@@ -104,6 +118,7 @@ bool translate_call(Translation *t, const SoftOp *op)
         emit_load(&t->e, TEMP2, m);
         emit_store(&t->e, GS_FIELD(scratch_value), TEMP2); /* the second check takes all temporaries */
     }
+    translate_require_canonical(t, op, memory ? TEMP2 : translate_get(t, op->rm, TEMP2));
     push_return(t, op, translate_memory_at(t, op, GPR_RSP, -8, 8, TRANSLATE_WRITE));
     if (memory)
         emit_load(&t->e, TEMP0, GS_FIELD(scratch_value));
@@ -111,7 +126,7 @@ bool translate_call(Translation *t, const SoftOp *op)
         emit_mov(&t->e, TEMP0, op->rm);
     else
         emit_load(&t->e, TEMP0, GS_GPR(op->rm));
-    translate_exit_indirect(t);
+    translate_exit_indirect(t, 0);
     return true;
 }
 
@@ -131,7 +146,7 @@ bool translate_jmp(Translation *t, const SoftOp *op)
         emit_mov(&t->e, TEMP0, op->rm);
     else
         emit_load(&t->e, TEMP0, GS_GPR(op->rm));
-    translate_exit_indirect(t);
+    translate_exit_indirect(t, 0);
     return true;
 }
 
@@ -141,6 +156,6 @@ bool translate_ret(Translation *t, const SoftOp *op)
         return false;
     emit_load(&t->e, TEMP0, translate_memory_at(t, op, GPR_RSP, 0, 8, TRANSLATE_READ));
     emit_lea(&t->e, HOST_RSP, emit_mem(HOST_RSP, 8 + (int32_t)op->imm));
-    translate_exit_indirect(t);
+    translate_exit_indirect(t, 8 + (uint32_t)op->imm);
     return true;
 }

@@ -59,7 +59,7 @@ typedef struct CodeExit {
     bool backward;  /* looks for pending events on the way */
 } CodeExit;
 
-/* A memory access (or helper op) of a block, for the time when it is not simple. */
+/* A memory access, helper op or indirect branch of a block, for the time when it is not simple. */
 typedef struct CodeSite {
     uint64_t rip;
     uint32_t retry;  /* arena offset: the check; 0 for helper ops */
@@ -67,7 +67,8 @@ typedef struct CodeSite {
     uint32_t key;
     uint8_t length, size, access, align;
     uint8_t flags_at; /* of accesses to mirrored memory, which leave EFLAGS alone */
-    SoftOp *op; /* helper ops: the op, and one that stops */
+    SoftOp *op;    /* helper ops: the op, and one that stops */
+    uint32_t drop; /* indirect branches: what was added to RSP */
 } CodeSite;
 
 /* Addresses in the executable mapping. */

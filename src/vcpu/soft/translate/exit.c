@@ -40,8 +40,13 @@ void translate_exit(Translation *t, uint64_t target, uint32_t key)
     t->ended = true;
 }
 
-void translate_exit_indirect(Translation *t)
+void translate_exit_indirect(Translation *t, uint32_t drop)
 {
+    const SoftOp *op = &t->op[t->i];
+    CodeSite *site = code_record(t->cache, sizeof(*site));
+
+    *site = (CodeSite){.rip = op->rip, .key = t->key, .length = op->length, .drop = drop};
+    emit_store32_imm(&t->e, GS_FIELD(branch_site), code_offset(t->cache, (uint8_t *)site));
     translate_flags_clobber(t);
     emit_load16_zero(&t->e, TEMP1, emit_reg(TEMP0));
     emit_jmp_operand(&t->e, emit_gs_index(offsetof(SoftCpu, jump), TEMP1, 3));

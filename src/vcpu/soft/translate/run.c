@@ -173,6 +173,18 @@ static void second_page_look(SoftCpu *cpu, uint32_t key)
         code_block_drop(cpu->code, b);
 }
 
+/*
+ * An indirect branch whose target is not canonical has gone there: it faults itself (SDM vol. 2, JMP, RET),
+ * before RSP moves.
+ */
+static void branch_fault(SoftCpu *cpu)
+{
+    const CodeSite *site = (const CodeSite *)(cpu->code->rw + cpu->branch_site);
+
+    cpu->gpr[GPR_RSP] -= site->drop;
+    soft_op_run(cpu, step_decode(cpu, site->rip));
+}
+
 /* Code outside RAM, one instruction at a time. */
 static void run_outside(SoftCpu *cpu)
 {
@@ -213,7 +225,10 @@ void soft_translate_run(SoftCpu *cpu)
         }
         if (exit && c->flushes == flushes)
             code_link(cpu, code_exit_at(c, exit), b);
+        cpu->branch_missed = false;
         enter(cpu, code_rx(c, b->main));
+        if (UNLIKELY(!canonical(cpu->rip)) && cpu->branch_missed)
+            branch_fault(cpu);
         /* Kept for the next time, if something is pending: or the instruction would never be executed. */
         if (cpu->second_missing)
             cpu->system->steps--;

@@ -9,7 +9,7 @@
 #define SEG_BASE(n) emit_gs(offsetof(SoftCpu, seg) + (n) * sizeof(VcpuSegment) + offsetof(VcpuSegment, base))
 #define SYSTEM_FIELD(reg, field) emit_mem(reg, (int32_t)offsetof(SoftSystem, field))
 
-enum { CC_Z = 4, CC_NZ = 5, CC_A = 7 };
+enum { CC_Z = 4, CC_NZ = 5 };
 
 /* Only for code of level 0: gives up in user mode, looks at the level in the modes of 0 to 2. */
 static bool supervisor_only(Translation *t, const SoftOp *op)
@@ -170,13 +170,8 @@ bool translate_base_write(Translation *t, const SoftOp *op)
 
     require_fsgsbase(t, op);
     from = translate_get(t, op->rm, TEMP2);
-    if (op->size == 8) { /* canonical: all bits from 47 up are alike */
-        emit_mov(e, TEMP0, from);
-        emit_rm(e, (EmitForm){.opcode = 0xc1, .flags = EMIT_W}, 7, emit_reg(TEMP0)); /* sar */
-        emit_imm(e, 47, 1);
-        emit_alu_imm(e, ALU_ADD, emit_reg(TEMP0), 1);
-        emit_alu_imm(e, ALU_CMP, emit_reg(TEMP0), 1);
-        translate_slow_from(t, op, emit_jcc(e, CC_A));
+    if (op->size == 8) {
+        translate_require_canonical(t, op, from);
         emit_store(e, SEG_BASE(base_segment(op)), from);
     } else {
         emit_mov32(e, TEMP0, from);

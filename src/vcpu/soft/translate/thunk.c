@@ -181,6 +181,7 @@ static void emit_leave(CodeCache *c, Emit *e)
 static void emit_miss(CodeCache *c, Emit *e)
 {
     c->thunk.miss = code_offset(c, e->at);
+    emit_byte_store(e, GS_FIELD(branch_missed), 1);
     emit_store(e, GS_FIELD(rip), TEMP0);
     emit_store32_imm(e, GS_FIELD(code_exit), 0);
     emit_jmp_to(e, c->rw + c->thunk.leave_saved);

@@ -252,8 +252,11 @@ void coalesce_after(Translation *t);
 void translate_exit(Translation *t, uint64_t target, uint32_t key);
 /* From the jump at @from (its rel32), which was taken with the flags as they are now. */
 void translate_exit_from(Translation *t, uint8_t *from, uint64_t target);
-/* Goes to the linear address in TEMP0. */
-void translate_exit_indirect(Translation *t);
+/*
+ * Goes to the linear address in TEMP0. Should it turn out not to be canonical, @drop is taken off RSP again
+ * and the interpreter does the op.
+ */
+void translate_exit_indirect(Translation *t, uint32_t drop);
 
 /* ---- vectors (vector.c) ---- */
 
@@ -280,6 +283,8 @@ bool translate_pop(Translation *t, const SoftOp *op);
 bool translate_leave(Translation *t, const SoftOp *op);
 bool translate_jmp(Translation *t, const SoftOp *op);     /* branch.c: direct and indirect */
 bool translate_call(Translation *t, const SoftOp *op);
+/* The interpreter does the op if the address in @reg is not canonical; uses TEMP0, saves the flags before. */
+void translate_require_canonical(Translation *t, const SoftOp *op, unsigned reg);
 bool translate_jcc(Translation *t, const SoftOp *op);
 bool translate_jcxz(Translation *t, const SoftOp *op);
 bool translate_loop(Translation *t, const SoftOp *op);
