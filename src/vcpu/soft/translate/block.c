@@ -245,7 +245,7 @@ static uint8_t *coalesced_emit(Translation *t, CodeBlock *b, uint32_t plain)
     t->coalesced = true;
     t->ended = t->vectors_checked = false;
     t->flags_at = b->flags_at;
-    t->held = -1;
+    t->held = t->mirror_base = -1;
     t->i = 0;
     t->e.at = t->cache->rw + ((code_offset(t->cache, t->e.at) + 15) & ~15u);
     prologue_emit(t, b);
@@ -301,7 +301,7 @@ CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
     Translation *t = c->translation;
     uint64_t start = __rdtsc();
 
-    if (code_room(c) < ROOM_MIN || c->mirrored_max - c->n_mirrored < 4 * TRANSLATE_OPS_MAX ||
+    if (code_room(c) < ROOM_MIN || c->mirrored_max - c->n_mirrored < 8 * TRANSLATE_OPS_MAX ||
         (c->flush_every && c->since_flush >= c->flush_every)) {
         code_cache_flush(cpu);
         return NULL;

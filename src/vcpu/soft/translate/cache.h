@@ -194,6 +194,8 @@ void code_flags_restore(Emit *e);
 void code_link(SoftCpu *cpu, CodeExit *x, CodeBlock *b);
 
 /* ---- mirror-memory.c: translate_memory and what belongs to it, for TRANSLATE_KEY_MIRROR ---- */
+/* TEMP1 = what is to be added to the linear address in host register @address. */
+void mirror_delta(Translation *t, unsigned address);
 EmitOperand mirror_memory(Translation *t, const SoftOp *op, unsigned access);
 EmitOperand mirror_memory_at(Translation *t, const SoftOp *op, unsigned base, int32_t disp, unsigned access);
 /* After each op: forgets what it changed. */

@@ -5,7 +5,8 @@
  * emitted again: the first access of such a group checks the span of all of them and keeps the
  * addend, in TEMP2 and in SoftCpu.groups. A block that jumps back to itself is emitted several times over, and
  * the groups whose address goes on by a constant from one iteration to the next are checked once for
- * all of those, at the head.
+ * all of those, at the head. Over mirrored memory nothing is checked: there the addends are all that
+ * such a loop shares.
  *
  * A check that fails leads to the same place in the first emission, and so does the end of every slow path, as
  * C may have changed what was checked. Guest registers and memory are the same in both at each access.
@@ -13,9 +14,11 @@
  * Distances are found by value numbers: each register is a value plus a constant.
  */
 #include "vcpu/soft/translate/cache.h"
+#include "vcpu/soft/translate/mirror.h"
 #include "vcpu/soft/vector.h"
 
 #define SPAN_MAX 512
+#define MIRROR_SPAN_MAX (1 << 20) /* far less than the guards of mirrored memory */
 #define UNROLL_MAX 8
 #define EMITTED_OPS_MAX 128 /* of an unrolled loop */
 #define VALUE_NONE 0xffff   /* of no register */
@@ -183,6 +186,20 @@ static bool keeps_temps(const Translation *t, unsigned i)
 
 /* ---- finding groups ---- */
 
+void coalesce_record(Translation *t, const TranslateAccess *access)
+{
+    TranslateAccess *a = &t->access[t->n_accesses++];
+
+    g_assert(t->n_accesses <= TRANSLATE_ACCESSES_MAX);
+    *a = *access;
+    a->group = -1;
+}
+
+static bool mirrored(const Translation *t)
+{
+    return t->key & TRANSLATE_KEY_MIRROR;
+}
+
 typedef struct Key {
     uint16_t base, index;
     uint8_t scale;
@@ -258,14 +275,14 @@ static void group_collect(Translation *t, TranslateGroup *g, int index, const Pl
         int64_t from = places[i].offset, to = from + a->size, l, h;
         if (!groupable(a) || !same_key(&places[i], leader))
             continue;
-        if (a->align && (stride % a->align || (g->align && (from - anchor) % a->align)))
+        if (!mirrored(t) && a->align && (stride % a->align || (g->align && (from - anchor) % a->align)))
             continue;
         l = MIN(low, travel < 0 ? from + travel : from);
         h = MAX(high, travel > 0 ? to + travel : to);
         unsigned align = MAX(g->align, a->align);
-        if (align)
+        if (align && !mirrored(t))
             l = floor_to(l, a->align ? from : anchor, align);
-        if (h - l > SPAN_MAX || l != (int32_t)l)
+        if (h - l > (mirrored(t) ? MIRROR_SPAN_MAX : SPAN_MAX) || l != (int32_t)l)
             continue;
         low = l;
         high = h;
@@ -366,18 +383,18 @@ static void groups_reset(Translation *t)
 }
 
 /* Host registers for the addends of head groups, if the iterations do without the temporaries. */
-static void hold_in_registers(Translation *t)
+static bool hold_in_registers(Translation *t)
 {
     uint8_t free[3] = {TEMP2, TEMP1, TEMP0};
     unsigned n_free = 3;
 
     for (unsigned i = 0; i < t->n; i++)
         if (!keeps_temps(t, i))
-            return;
+            return false;
     for (unsigned i = 0; i < t->n_accesses; i++) {
         const TranslateAccess *a = &t->access[i];
         if (a->group < 0 || !t->group[a->group].head)
-            return;
+            return false;
         if (a->index != SOFT_REG_NONE || a->base == SOFT_REG_NONE)
             n_free = 2; /* TEMP0 is for their addresses */
     }
@@ -387,6 +404,7 @@ static void hold_in_registers(Translation *t)
     }
     for (unsigned g = 0; g < t->n_groups && g < n_free; g++)
         t->group[g].held = free[g];
+    return t->n_groups <= n_free;
 }
 
 bool coalesce_plan(Translation *t)
@@ -411,6 +429,11 @@ bool coalesce_plan(Translation *t)
     if (t->unrolled < 2) {
         t->unrolled = 1;
         groups_find(t, places, &end);
+    }
+    if (mirrored(t)) { /* without checks: only the iterations are worth while */
+        if (t->unrolled > 1 && !hold_in_registers(t))
+            groups_reset(t);
+        return t->unrolled > 1;
     }
     for (unsigned g = 0; g < t->n_groups; g++)
         saved += t->group[g].n - !t->group[g].head;
@@ -467,7 +490,10 @@ void coalesce_head(Translation *t, const uint8_t *plain)
         if (!g->head)
             continue;
         address_into_temp0(t, &address, g->low);
-        check_span(t, g, TEMP1, plain);
+        if (mirrored(t))
+            mirror_delta(t, TEMP0);
+        else
+            check_span(t, g, TEMP1, plain);
         emit_store(&t->e, slot(t, g), TEMP1);
     }
     for (unsigned i = 0; i < t->n_groups; i++)

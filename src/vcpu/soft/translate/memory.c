@@ -192,18 +192,14 @@ void translate_slow_from(Translation *t, const SoftOp *op, uint8_t *from)
 }
 
 /* Remembers the access for coalesce.c. */
-static void record(Translation *t, const Access *a, const TranslateAccess *address)
+static void record(Translation *t, const Access *a, TranslateAccess address)
 {
-    TranslateAccess *r = &t->access[t->n_accesses++];
-
-    g_assert(t->n_accesses <= TRANSLATE_ACCESSES_MAX);
-    *r = *address;
-    r->op = a->op;
-    r->start = code_offset(t->cache, a->start);
-    r->size = (uint8_t)a->size;
-    r->access = (uint8_t)a->access;
-    r->align = (uint8_t)a->align;
-    r->group = -1;
+    address.op = a->op;
+    address.start = code_offset(t->cache, a->start);
+    address.size = (uint8_t)a->size;
+    address.access = (uint8_t)a->access;
+    address.align = (uint8_t)a->align;
+    coalesce_record(t, &address);
 }
 
 EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, unsigned access,
@@ -220,9 +216,9 @@ EmitOperand translate_memory(Translation *t, const SoftOp *op, unsigned size, un
     translate_flags_clobber(t);
     Access a = {.op = op, .start = t->e.at, .base = OWN_OPERAND, .size = size, .access = access, .align = align};
     if (!t->coalesced)
-        record(t, &a, &(TranslateAccess){.own = true, .base = op->base, .index = op->index,
-                                         .scale = op->scale, .disp = op->disp,
-                                         .simple = flat && op->asize == 8 && fits32(op->disp)});
+        record(t, &a, (TranslateAccess){.base = op->base, .index = op->index, .scale = op->scale,
+                                        .disp = op->disp,
+                                        .simple = flat && op->asize == 8 && fits32(op->disp)});
     if (flat && op->index == SOFT_REG_NONE) {
         if (!based && (address & 4095) + size <= 4096 && (!align || (address & (align - 1)) == 0))
             return check_constant(t, &a, address);
@@ -245,8 +241,8 @@ EmitOperand translate_memory_at(Translation *t, const SoftOp *op, unsigned base,
     translate_flags_clobber(t);
     Access a = {.op = op, .start = t->e.at, .base = base, .disp = disp, .size = size, .access = access};
     if (!t->coalesced)
-        record(t, &a, &(TranslateAccess){.base = (uint8_t)base, .index = SOFT_REG_NONE, .disp = disp,
-                                         .simple = true});
+        record(t, &a, (TranslateAccess){.base = (uint8_t)base, .index = SOFT_REG_NONE, .disp = disp,
+                                        .simple = true});
     return check_base(t, &a, base, disp);
 }
 
@@ -279,7 +275,7 @@ EmitOperand translate_memory_scratch(Translation *t, const SoftOp *op, unsigned 
     translate_flags_clobber(t);
     Access a = {.op = op, .start = t->e.at, .base = BASE_SCRATCH, .size = size, .access = access};
     if (!t->coalesced)
-        record(t, &a, &(TranslateAccess){.simple = false});
+        record(t, &a, (TranslateAccess){.simple = false});
     emit_load(&t->e, TEMP0, GS_FIELD(scratch_value));
     return check(t, &a);
 }

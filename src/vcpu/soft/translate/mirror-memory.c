@@ -26,7 +26,7 @@ static void site_add(Translation *t, const SoftOp *op, unsigned access)
     c->mirrored[c->n_mirrored++] = (CodeMirrored){code_offset(c, t->e.at), code_offset(c, (uint8_t *)site)};
 }
 
-static void delta_load(Translation *t, unsigned address)
+void mirror_delta(Translation *t, unsigned address)
 {
     emit_rorx(&t->e, TEMP1, address, MIRROR_WINDOW_BITS);
     emit_rm(&t->e, (EmitForm){.map = 1, .opcode = 0xb6, .flags = EMIT_BYTE_RM}, TEMP1, emit_reg(TEMP1));
@@ -36,15 +36,34 @@ static void delta_load(Translation *t, unsigned address)
 static EmitOperand based(Translation *t, const SoftOp *op, unsigned base, int32_t disp, unsigned access)
 {
     if (t->mirror_base != (int)base) {
-        delta_load(t, base);
+        mirror_delta(t, base);
         t->mirror_base = (int)base;
     }
     site_add(t, op, access);
     return emit_mem_index(base, TEMP1, 0, disp);
 }
 
+/* The operand if it is one of an unrolled loop's (coalesce.c), else remembers it. */
+static bool shared(Translation *t, const TranslateAccess *a, EmitOperand *operand)
+{
+    if (!t->coalesced) {
+        coalesce_record(t, a);
+        return false;
+    }
+    if (!coalesce_operand(t, operand))
+        return false;
+    site_add(t, a->op, a->access);
+    return true;
+}
+
 EmitOperand mirror_memory(Translation *t, const SoftOp *op, unsigned access)
 {
+    TranslateAccess a = {.op = op, .base = op->base, .index = op->index, .scale = op->scale, .disp = op->disp,
+                         .access = (uint8_t)access, .simple = op->plain && op->disp == (int32_t)op->disp};
+    EmitOperand operand;
+
+    if (shared(t, &a, &operand))
+        return operand;
     bool plain = op->plain && op->base != SOFT_REG_NONE && op->index == SOFT_REG_NONE &&
                  guest_register_is_host(op->base);
     if (plain)
@@ -55,13 +74,19 @@ EmitOperand mirror_memory(Translation *t, const SoftOp *op, unsigned access)
         emit_load(&t->e, TEMP1, emit_gs(offsetof(SoftCpu, window_delta) +
                                         ((uint64_t)op->disp >> MIRROR_WINDOW_BITS & 255) * 8));
     else
-        delta_load(t, TEMP0);
+        mirror_delta(t, TEMP0);
     site_add(t, op, access);
     return emit_mem_index(TEMP0, TEMP1, 0, 0);
 }
 
 EmitOperand mirror_memory_at(Translation *t, const SoftOp *op, unsigned base, int32_t disp, unsigned access)
 {
+    TranslateAccess a = {.op = op, .base = (uint8_t)base, .index = SOFT_REG_NONE, .disp = disp,
+                         .access = (uint8_t)access, .simple = true};
+    EmitOperand operand;
+
+    if (shared(t, &a, &operand))
+        return operand;
     return based(t, op, base, disp, access);
 }
 

@@ -117,7 +117,6 @@ struct TranslateStub {
 typedef struct TranslateAccess {
     const SoftOp *op;
     uint32_t start;       /* arena offset: where its address is computed */
-    bool own;             /* the operand is that of ModRM; else base + disp */
     uint8_t base, index;  /* SOFT_REG_NONE: none */
     uint8_t scale, size, access, align;
     int64_t disp;
@@ -237,6 +236,8 @@ void translate_memory_done(Translation *t, const SoftOp *op);
 
 /* ---- several accesses under one check (coalesce.c) ---- */
 
+/* In the first emission: adds an access, of the current op. */
+void coalesce_record(Translation *t, const TranslateAccess *access);
 /* Whether a second emission of the block, with groups and unrolled loops, is worth while. */
 bool coalesce_plan(Translation *t);
 /* At the head of the second emission. @plain: the first one, for what the checks refuse. */
