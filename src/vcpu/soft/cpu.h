@@ -344,6 +344,14 @@ void soft_rmw_end(SoftCpu *cpu, SoftRmw *rmw);
 uint64_t soft_system_load(SoftCpu *cpu, uint64_t linear, unsigned size);
 void soft_system_store(SoftCpu *cpu, uint64_t linear, unsigned size, uint64_t value);
 
+/* PKRU, as part of the XSAVE state; setting it drops what was cached under the old rights. */
+uint32_t soft_pkru(const SoftCpu *cpu);
+void soft_pkru_set(SoftCpu *cpu, uint32_t pkru);
+/* The components that XCR0 may have: x87, SSE, AVX, PKRU. cpuid.c */
+#define SOFT_XCR0_PKRU 0x200u
+#define SOFT_XSAVE_PKRU 832u /* CPUID.(0DH,9):EBX */
+uint64_t soft_xcr0_offered(void);
+
 void soft_tlb_flush(SoftCpu *cpu, bool global);  /* global: also entries of global pages */
 void soft_tlb_flush_page(SoftCpu *cpu, uint64_t linear);
 

@@ -59,11 +59,12 @@ static void limits_init(SoftLimits *limits)
     unsigned bits = host.ext8.eax & 0xff;
     *limits = (SoftLimits){
         .intel = host.basic.ebx == signature_INTEL_ebx, .smep = true, .smap = true, .umip = true,
-        .pcid = true, .page1g = true, .nx = true, .xsave = true,
+        .pcid = true, .page1g = true, .nx = true, .xsave = true, .pku = true, .pks = true,
         .physical_bits = CLAMP(bits, 36, 48),
         .cr4_allowed = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE |
                        CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP |
-                       CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP,
+                       CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP | CR4_PKE |
+                       CR4_PKS,
         .efer_allowed = EFER_SCE | EFER_LME | EFER_NXE,
     };
 }
@@ -207,31 +208,52 @@ static SoftCpuid leaf7(uint32_t subleaf)
             B(13, 1) /* no x87 selectors: see x87-decode.c */ |
             B(18, f->rdseed) | B(19, f->adx) | B(20, soft_limits.smap) | B(23, f->clflushopt) |
             B(24, f->clwb) | B(29, f->sha);
-    c.ecx = B(2, soft_limits.umip) | B(8, f->gfni) | B(9, f->vaes) | B(10, f->vpclmul) |
-            B(22, f->rdpid);
+    c.ecx = B(2, soft_limits.umip) | B(3, soft_limits.pku) | B(8, f->gfni) | B(9, f->vaes) |
+            B(10, f->vpclmul) |
+            B(22, f->rdpid) | B(31, soft_limits.pks);
     c.edx = B(4, f->fsrm);
     return c;
 }
 
-/* Leaf DH: x87 and SSE in the legacy area, AVX at 576 (SDM vol. 1 13.4). */
+uint64_t soft_xcr0_offered(void)
+{
+    return (soft_features.avx ? 7u : 3u) | (soft_limits.pku ? SOFT_XCR0_PKRU : 0);
+}
+
+/* The size of an area with the components @xcr0; PKRU's place in the standard format is fixed. */
+static uint32_t xsave_size(uint64_t xcr0, bool compact)
+{
+    uint32_t avx = xcr0 & 4 ? 256 : 0;
+    if (!(xcr0 & SOFT_XCR0_PKRU))
+        return 576 + avx;
+    return (compact ? 576 + avx : SOFT_XSAVE_PKRU) + 8;
+}
+
+/* Leaf DH: x87 and SSE in the legacy area, AVX at 576, PKRU behind it (SDM vol. 1 13.4). */
 static SoftCpuid leaf_xsave(const SoftCpu *cpu, uint32_t subleaf)
 {
     const SoftFeatures *f = &soft_features;
     SoftCpuid c = {0};
     switch (subleaf) {
     case 0:
-        c.eax = f->avx ? 7 : 3;
-        c.ebx = cpu->xcr0 & 4 ? 832 : 576;
-        c.ecx = f->avx ? 832 : 576;
+        c.eax = (uint32_t)soft_xcr0_offered();
+        c.ebx = xsave_size(cpu->xcr0, false);
+        c.ecx = xsave_size(c.eax, false);
         break;
     case 1:
         c.eax = B(0, f->xsaveopt) | B(1, f->xsavec) | B(2, f->xgetbv1);
-        c.ebx = cpu->xcr0 & 4 ? 832 : 576;
+        c.ebx = xsave_size(cpu->xcr0, true);
         break;
     case 2:
         if (f->avx) {
             c.eax = 256;
             c.ebx = 576;
+        }
+        break;
+    case 9:
+        if (soft_limits.pku) {
+            c.eax = 8;
+            c.ebx = SOFT_XSAVE_PKRU;
         }
         break;
     default:
@@ -433,6 +455,8 @@ SoftCpuid soft_cpuid(SoftCpu *cpu, uint32_t leaf, uint32_t subleaf)
     for (unsigned w = 0; w < X86_WORDS; w++)
         if (x86_word_places[w].leaf == leaf && x86_word_places[w].subleaf == subleaf)
             *word_of(&c, w) &= model.mask[w];
+    if (leaf == 7 && subleaf == 0 && soft_limits.pku)
+        c.ecx |= B(4, cpu->cr4 & CR4_PKE); /* OSPKE, with PKU in whichever model */
     if (leaf == 0xd && !soft_limits.xsave)
         c = (SoftCpuid){0};
     return c;
@@ -503,9 +527,12 @@ static void narrow(const X86FeatureSet *set)
     l->page1g = offers(set, "pdpe1gb");
     l->nx = offers(set, "nx");
     l->xsave = offers(set, "xsave");
+    l->pku = offers(set, "pku");
+    l->pks = offers(set, "pks");
     l->cr4_allowed &= ~(uint64_t)((l->smep ? 0 : CR4_SMEP) | (l->smap ? 0 : CR4_SMAP) |
                                   (l->umip ? 0 : CR4_UMIP) | (l->pcid ? 0 : CR4_PCIDE) |
-                                  (l->xsave ? 0 : CR4_OSXSAVE) |
+                                  (l->xsave ? 0 : CR4_OSXSAVE) | (l->pku ? 0 : CR4_PKE) |
+                                  (l->pks ? 0 : CR4_PKS) |
                                   (soft_features.fsgsbase ? 0 : CR4_FSGSBASE));
     if (!l->nx)
         l->efer_allowed &= ~(uint64_t)EFER_NXE;

@@ -134,6 +134,44 @@ static void test_long(Fixture *f, gconstpointer unused)
     g_assert_cmpint(walk(f, 0x1000, user, SOFT_WRITE), ==, FAULT(7));
 }
 
+static void test_keys(Fixture *f, gconstpointer unused)
+{
+    const unsigned user = SOFT_MMU_USER, kernel = SOFT_MMU_KERNEL_SMAP_OFF;
+    tables_long(f);
+    *entry64(f, 0x4000) |= 5ull << 59;
+    *entry64(f, 0x4010) |= 6ull << 59;
+    soft_keys_set(f->cpu, false, UINT32_MAX); /* nothing before CR4 says so */
+    soft_keys_set(f->cpu, true, UINT32_MAX);
+    g_assert_cmphex(walk(f, 0, user, SOFT_WRITE), ==, 0x10000);
+    paging(f, CR4_PAE | CR4_PKE | CR4_PKS, EFER_LME | EFER_LMA | EFER_NXE);
+    g_assert_cmpint(walk(f, 0, user, SOFT_READ), ==, FAULT(0x25));
+    g_assert_cmpint(walk(f, 0, kernel, SOFT_WRITE), ==, FAULT(0x23));
+    g_assert_cmphex(walk(f, 0, user, SOFT_EXECUTE), ==, 0x10000);
+    g_assert_cmpint(walk(f, 0x2000, kernel, SOFT_READ), ==, FAULT(0x21));
+    g_assert_cmpint(walk(f, 0x2000, user, SOFT_READ), ==, FAULT(0x25)); /* both reasons */
+    g_assert_cmphex(soft_pkru(f->cpu), ==, UINT32_MAX);
+    /* write disable: for the supervisor only with CR0.WP */
+    soft_keys_set(f->cpu, false, 2u << 10);
+    soft_keys_set(f->cpu, true, 2u << 12);
+    g_assert_cmphex(walk(f, 0, user, SOFT_READ), ==, 0x10000);
+    g_assert_cmpint(walk(f, 0, user, SOFT_WRITE), ==, FAULT(0x27));
+    g_assert_cmpint(walk(f, 0, kernel, SOFT_WRITE), ==, FAULT(0x23));
+    g_assert_cmpint(walk(f, 0x2000, kernel, SOFT_WRITE), ==, FAULT(0x23));
+    f->cpu->cr0 &= ~(uint64_t)CR0_WP;
+    soft_tlb_flush(f->cpu, true);
+    g_assert_cmphex(walk(f, 0, kernel, SOFT_WRITE), ==, 0x10000);
+    g_assert_cmphex(walk(f, 0x2000, kernel, SOFT_WRITE), ==, 0x12000);
+    g_assert_cmpint(walk(f, 0, user, SOFT_WRITE), ==, FAULT(0x27));
+    /* what the first level holds goes when the rights do */
+    soft_keys_set(f->cpu, false, 0);
+    f->cpu->mmu = user;
+    soft_store32(f->cpu, 0x40, 1);
+    g_assert_cmphex(soft_tlb_entry(f->cpu, 0)->write_tag, ==, 0);
+    soft_keys_set(f->cpu, false, 1u << 10);
+    g_assert_cmphex(soft_tlb_entry(f->cpu, 0)->write_tag, !=, 0);
+    g_assert_cmphex(soft_tlb_entry(f->cpu, 0)->read_tag, !=, 0);
+}
+
 static void test_smep_smap(Fixture *f, gconstpointer unused)
 {
     tables_long(f);
@@ -297,6 +335,7 @@ int main(int argc, char **argv)
 #define ADD(name, fn) g_test_add("/soft/mmu/" name, Fixture, NULL, set_up, fn, tear_down)
     ADD("long", test_long);
     ADD("smep-smap", test_smep_smap);
+    ADD("keys", test_keys);
     ADD("accessed-dirty", test_accessed_dirty);
     ADD("pae", test_pae);
     ADD("32", test_32);

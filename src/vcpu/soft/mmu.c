@@ -29,9 +29,12 @@ typedef struct FetchEntry {
 
 typedef struct SecondEntry {
     uint64_t linear; /* page address */
-    uint64_t walk;   /* guest physical page | SOFT_PTE_* */
+    uint64_t walk;   /* key << 56 | guest physical page | SOFT_PTE_* but the key */
     uint32_t tag;    /* 0: empty */
 } SecondEntry;
+
+#define WALK_PAGE      0x00fffffffffff000ull
+#define WALK_KEY_SHIFT 56
 
 struct SoftMmu {
     uint64_t filled[SOFT_MMU_COUNT][SOFT_TLB_SIZE / 64]; /* slots of the first level in use */
@@ -165,6 +168,29 @@ void soft_tlb_flush(SoftCpu *cpu, bool global)
         mirror_drop_pcid(cpu, current_pcid(cpu));
 }
 
+uint32_t soft_pkru(const SoftCpu *cpu)
+{
+    return cpu->system->pkru;
+}
+
+void soft_pkru_set(SoftCpu *cpu, uint32_t pkru)
+{
+    soft_keys_set(cpu, false, pkru);
+}
+
+/* Only the first level holds rights; the second keeps each page's key. Keys do not guard fetches. */
+void soft_keys_set(SoftCpu *cpu, bool supervisor, uint32_t rights)
+{
+    SoftSystem *s = cpu->system;
+    uint32_t old = supervisor ? (uint32_t)s->msr.pkrs : s->pkru;
+    if (supervisor)
+        s->msr.pkrs = rights;
+    else
+        s->pkru = rights;
+    if (old != rights && (cpu->cr4 & (supervisor ? CR4_PKS : CR4_PKE)))
+        data_clear(cpu, 0);
+}
+
 void soft_tlb_reset(SoftCpu *cpu)
 {
     soft_tlb_flush(cpu, true);
@@ -270,8 +296,9 @@ static bool second_find(SoftCpu *cpu, uint64_t page, SoftWalk *walk)
     for (unsigned i = 0; i < SECOND_WAYS; i++)
         if (set[i].linear == page &&
             (set[i].tag == m->current_tag || set[i].tag == m->global_tag)) {
-            walk->gpa = set[i].walk & ~(uint64_t)0xfff;
-            walk->flags = (uint32_t)(set[i].walk & 0xfff);
+            walk->gpa = set[i].walk & WALK_PAGE;
+            walk->flags = (uint32_t)(set[i].walk & 0xfff) |
+                          (uint32_t)(set[i].walk >> WALK_KEY_SHIFT) << SOFT_PTE_KEY_SHIFT;
             return true;
         }
     return false;
@@ -289,7 +316,8 @@ static void second_insert(SoftCpu *cpu, uint64_t page, const SoftWalk *walk)
     if (!to)
         to = &set[m->victim[index]++ % SECOND_WAYS];
     to->linear = page;
-    to->walk = walk->gpa | walk->flags;
+    to->walk = (uint64_t)(walk->flags >> SOFT_PTE_KEY_SHIFT) << WALK_KEY_SHIFT | walk->gpa |
+               (walk->flags & 0xfff);
     to->tag = walk->flags & SOFT_PTE_GLOBAL ? m->global_tag : m->current_tag;
     if (walk->flags & SOFT_PTE_LARGE)
         filter_add(m->large, page >> 21);

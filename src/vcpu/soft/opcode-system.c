@@ -35,6 +35,8 @@ static const SoftOpcode rows[] = {
     SYS1("stac", 0, 0x01, 0xcb, 0, stac),
     SYS1("xgetbv", 0, 0x01, 0xd0, OPC_NONDET, xgetbv),
     SYS1("xsetbv", 0, 0x01, 0xd1, 0, xsetbv),
+    SYS1("rdpkru", 0, 0x01, 0xee, OPC_NONDET, rdpkru),
+    SYS1("wrpkru", 0, 0x01, 0xef, 0, wrpkru),
     SYS1("vmmcall", PREFIX_ANY, 0x01, 0xd9, 0, vmcall),
     SYS1("swapgs", PREFIX_ANY, 0x01, 0xf8, OPC_ONLY64, swapgs),
     { .mnemonic = "rdtscp", .map = 1, .prefix = PREFIX_ANY, .opcode = 0x01, .digit = -1,

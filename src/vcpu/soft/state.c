@@ -73,7 +73,7 @@ static bool state_valid(const VcpuState *st, GError **err)
                           PRIx64 " contradict each other", st->efer, st->cr0, st->cr4);
     if (st->cr3 >> soft_limits.physical_bits)
         return lodge_fail(err, LODGE_ERROR_INVALID, "CR3 value %#" PRIx64 " is impossible", st->cr3);
-    uint64_t xcr0 = soft_features.avx ? 7 : 3;
+    uint64_t xcr0 = soft_xcr0_offered();
     if (!(st->xcr0 & 1) || (st->xcr0 & ~xcr0) || (st->xcr0 & 6) == 4)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "XCR0 value %#" PRIx64
                           " is not one of this CPU's", st->xcr0);

@@ -82,7 +82,8 @@ static void cr4_write(SoftCpu *cpu, uint64_t v)
         !soft_pdptes_valid(cpu, cpu->cr3))
         gp(cpu);
     cpu->cr4 = v;
-    if (changed & (CR4_PGE | CR4_PAE | CR4_PSE | CR4_SMEP | CR4_SMAP | CR4_PCIDE))
+    if (changed & (CR4_PGE | CR4_PAE | CR4_PSE | CR4_SMEP | CR4_SMAP | CR4_PCIDE |
+                   CR4_PKE | CR4_PKS))
         soft_tlb_flush(cpu, true);
     soft_mode_update(cpu);
 }

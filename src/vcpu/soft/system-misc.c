@@ -342,11 +342,38 @@ void soft_op_xsetbv(SoftCpu *cpu, const SoftOp *op)
         soft_raise(cpu, EXC_UD);
     soft_require_cpl0(cpu, op);
     uint64_t v = (uint32_t)cpu->gpr[GPR_RAX] | cpu->gpr[GPR_RDX] << 32;
-    uint64_t offered = soft_features.avx ? 7 : 3;
+    uint64_t offered = soft_xcr0_offered();
     if ((uint32_t)cpu->gpr[GPR_RCX] != 0 || (v & ~offered) || !(v & 1) || ((v & 4) && !(v & 2)))
         soft_raise_error(cpu, EXC_GP, 0);
     cpu->xcr0 = v;
     soft_mode_update(cpu);
+    advance(cpu, op);
+}
+
+/* ---- protection keys ---- */
+
+static void check_pkru(SoftCpu *cpu, const SoftOp *op)
+{
+    cpu->op = op;
+    if (!(cpu->cr4 & CR4_PKE))
+        soft_raise(cpu, EXC_UD);
+    if ((uint32_t)cpu->gpr[GPR_RCX])
+        soft_raise_error(cpu, EXC_GP, 0);
+}
+
+void soft_op_rdpkru(SoftCpu *cpu, const SoftOp *op)
+{
+    check_pkru(cpu, op);
+    put_edx_eax(cpu, cpu->system->pkru);
+    advance(cpu, op);
+}
+
+void soft_op_wrpkru(SoftCpu *cpu, const SoftOp *op)
+{
+    check_pkru(cpu, op);
+    if ((uint32_t)cpu->gpr[GPR_RDX])
+        soft_raise_error(cpu, EXC_GP, 0);
+    soft_keys_set(cpu, false, (uint32_t)cpu->gpr[GPR_RAX]);
     advance(cpu, op);
 }
 

@@ -30,6 +30,7 @@
 #define MSR_PAT                  0x277u
 #define MSR_MTRR_DEF_TYPE        0x2ffu
 #define MSR_TSC_DEADLINE         0x6e0u
+#define MSR_PKRS                 0x6e1u
 #define MSR_X2APIC_FIRST         0x800u
 #define MSR_X2APIC_LAST          0x8ffu
 #define MSR_KVM_WALL_CLOCK       0x4b564d00u
@@ -242,6 +243,9 @@ bool soft_msr_read(SoftCpu *cpu, uint32_t index, uint64_t *value)
     case MSR_MCG_CAP:
         *value = 0;
         return true;
+    case MSR_PKRS:
+        *value = m->pkrs;
+        return soft_limits.pks;
     case MSR_DEBUGCTL:
         *value = m->debugctl;
         return true;
@@ -372,6 +376,11 @@ bool soft_msr_write(SoftCpu *cpu, uint32_t index, uint64_t v)
         return true;
     case MSR_MCG_CTL:
         return false; /* MCG_CAP does not announce it */
+    case MSR_PKRS:
+        if (!soft_limits.pks || v >> 32)
+            return false;
+        soft_keys_set(cpu, true, (uint32_t)v);
+        return true;
     case MSR_DEBUGCTL:
         if (v)
             return false; /* neither branch records nor branch stepping */
@@ -411,7 +420,7 @@ static const uint32_t saved[] = {
     MSR_MCG_STATUS, MSR_MTRR_DEF_TYPE, 0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207,
     0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f, MSR_MTRR_FIX64K, MSR_MTRR_FIX16K_80000,
     MSR_MTRR_FIX16K_A0000, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
-    MSR_KVM_WALL_CLOCK, MSR_KVM_SYSTEM_TIME,
+    MSR_KVM_WALL_CLOCK, MSR_KVM_SYSTEM_TIME, MSR_PKRS,
 };
 
 const uint32_t *soft_msr_list(unsigned *n)

@@ -14,7 +14,7 @@
     X(hlt)                                                                                         \
     X(cli) X(sti) X(clts) X(invd) X(wbinvd) X(invlpg) X(invpcid) X(swapgs) X(rdtsc) X(rdtscp)      \
         X(rdpmc) X(rdmsr) X(wrmsr) X(cpuid) X(xgetbv) X(xsetbv) X(monitor) X(mwait) X(rsm)         \
-            X(vmcall) X(mov_from_cr) X(mov_to_cr) X(mov_from_dr) X(mov_to_dr) X(sgdt) X(sidt)      \
+            X(rdpkru) X(wrpkru) X(vmcall) X(mov_from_cr) X(mov_to_cr) X(mov_from_dr) X(mov_to_dr) X(sgdt) X(sidt)      \
                 X(lgdt) X(lidt) X(sldt) X(str) X(lldt) X(ltr) X(verr) X(verw) X(smsw) X(lmsw)      \
                     X(lar) X(lsl) X(arpl) X(clac) X(stac) X(rdfsbase) X(rdgsbase) X(wrfsbase)      \
                         X(wrgsbase) X(rdpid) X(syscall) X(sysret) X(sysenter) X(sysexit) X(int3)   \

@@ -73,6 +73,7 @@ static void test_state(Fixture *f, gconstpointer unused)
     f->state->cr2 = 0x1234;
     f->state->interrupt_shadow = f->state->nmi_masked = true;
     f->state->activity = VCPU_HALTED;
+    le32_put(f->state->xsave + SOFT_XSAVE_PKRU, 0x55555554);
     g_assert_true(vcpu_engine_soft.set_state(f->vcpu, f->state, &err));
     g_assert_true(vcpu_engine_soft.get_state(f->vcpu, again, &err));
     g_assert_cmpint(again->tsc - f->state->tsc, <, vcpu_host_tsc_khz() * 1000);

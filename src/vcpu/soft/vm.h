@@ -39,6 +39,8 @@
 #define CR4_OSXSAVE 0x40000u
 #define CR4_SMEP 0x100000u
 #define CR4_SMAP 0x200000u
+#define CR4_PKE 0x400000u
+#define CR4_PKS 0x1000000u
 
 #define EFER_SCE 0x1u
 #define EFER_LME 0x100u
@@ -48,7 +50,7 @@
 /* The reads and writes of paging that CPUID offers (SDM vol. 3 4.1.4); filled by soft_features_init. */
 typedef struct SoftLimits {
     bool intel;           /* the vendor advertised: where Intel and AMD differ, follow it */
-    bool smep, smap, umip, pcid, page1g, nx, xsave;
+    bool smep, smap, umip, pcid, page1g, nx, xsave, pku, pks;
     unsigned physical_bits;
     uint64_t cr4_allowed;
     uint64_t efer_allowed;
@@ -89,6 +91,7 @@ struct SoftVm {
 typedef struct SoftMsrs {
     uint64_t star, lstar, cstar, fmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint64_t pkrs; /* as written by soft_keys_set alone */
     uint64_t pat, tsc_adjust, tsc_aux, misc_enable, feature_control, debugctl;
     uint64_t mcg_status, mcg_ctl;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[SOFT_MTRR_VARIABLE], mtrr_mask[SOFT_MTRR_VARIABLE];
@@ -157,6 +160,7 @@ typedef struct SoftSystem {
     bool delivering;
     uint8_t delivering_vector;
     bool delivering_exception; /* vector is an exception, not an interrupt or INT n */
+    uint32_t pkru;             /* rights of the protection keys of user pages: see soft_keys_set */
     uint32_t ext;              /* the EXT bit of error codes now */
     bool rip_is_next;          /* the fault's return address is cpu->rip, not cpu->op->rip */
     bool triple;
@@ -253,12 +257,14 @@ typedef struct SoftWalk {
 #define SOFT_PTE_GLOBAL 0x100u
 #define SOFT_PTE_NX 0x200u
 #define SOFT_PTE_HUGE 0x400u /* 1 GiB, always with LARGE */
+#define SOFT_PTE_KEY_SHIFT 12 /* the page's protection key, 4 bits */
 
 #define PF_PRESENT 1u
 #define PF_WRITE 2u
 #define PF_USER 4u
 #define PF_RESERVED 8u
 #define PF_FETCH 16u
+#define PF_KEY 32u
 
 /* Walks the page tables; sets accessed and dirty bits. False: *error is the #PF error code. */
 bool soft_walk(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned access, SoftWalk *walk,
@@ -269,6 +275,8 @@ bool soft_walk_permits(const SoftCpu *cpu, uint32_t flags, unsigned mmu, unsigne
 /* PAE's page directory pointers have no reserved bit set (checked on loads of CR3). */
 bool soft_pdptes_valid(SoftCpu *cpu, uint64_t cr3);
 
+/* Sets PKRU (@supervisor false) or IA32_PKRS: what was cached under the old rights goes. */
+void soft_keys_set(SoftCpu *cpu, bool supervisor, uint32_t rights);
 bool soft_mmu_init(SoftCpu *cpu, GError **err);
 void soft_mmu_free(SoftCpu *cpu);
 /* False with a #PF error code; no address but a canonical one may come here. */

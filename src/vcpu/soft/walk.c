@@ -14,6 +14,7 @@
 #define PTE_PS 0x80u
 #define PTE_G 0x100u
 #define PTE_XD (1ull << 63)
+#define PTE_KEY_SHIFT 59 /* with 4-level paging; other formats have zeroes there */
 #define ADDRESS_MASK 0x000ffffffffff000ull
 
 /* A table entry that the walk came through, to set its accessed bit once the access is known to pass. */
@@ -94,7 +95,8 @@ static void leaf(const Walker *w, SoftWalk *walk, uint64_t base, unsigned shift,
     uint64_t size = 1ull << shift;
     walk->gpa = (base & ~(size - 1)) | (w->linear & (size - 1) & ~(uint64_t)0xfff);
     walk->flags = (w->rights & (SOFT_PTE_WRITE | SOFT_PTE_USER | SOFT_PTE_NX)) |
-                  (uint32_t)(entry & PTE_D);
+                  (uint32_t)(entry & PTE_D) |
+                  (uint32_t)(entry >> PTE_KEY_SHIFT & 0xf) << SOFT_PTE_KEY_SHIFT;
     if ((entry & PTE_G) && (w->cpu->cr4 & CR4_PGE))
         walk->flags |= SOFT_PTE_GLOBAL;
     if (shift > 12)
@@ -179,6 +181,23 @@ static uint32_t error_of(const SoftCpu *cpu, unsigned mmu, unsigned access)
     return e;
 }
 
+/*
+ * Protection keys (SDM vol. 3 4.6.2): two bits a key, access disabled and write disabled, in PKRU for
+ * user pages and in IA32_PKRS for the others. They say nothing about fetches.
+ */
+static bool key_permits(const SoftCpu *cpu, uint32_t flags, unsigned mmu, unsigned access)
+{
+    const SoftSystem *s = cpu->system;
+    bool user_page = flags & SOFT_PTE_USER, on = cpu->cr4 & (user_page ? CR4_PKE : CR4_PKS);
+    if (!on || access == SOFT_EXECUTE || !(cpu->efer & EFER_LMA))
+        return true;
+    uint64_t all = user_page ? s->pkru : s->msr.pkrs;
+    unsigned rights = (unsigned)(all >> 2 * (flags >> SOFT_PTE_KEY_SHIFT & 0xf));
+    bool by_user = mmu == SOFT_MMU_USER || mmu == SOFT_MMU_CHECKED;
+    bool writes = access == SOFT_WRITE && (by_user || (cpu->cr0 & CR0_WP));
+    return !(rights & 1) && !((rights & 2) && writes);
+}
+
 bool soft_walk_permits(const SoftCpu *cpu, uint32_t flags, unsigned mmu, unsigned access,
                        uint32_t *error)
 {
@@ -196,9 +215,10 @@ bool soft_walk_permits(const SoftCpu *cpu, uint32_t flags, unsigned mmu, unsigne
     }
     if (access == SOFT_EXECUTE && (flags & SOFT_PTE_NX))
         ok = false;
-    if (!ok)
-        *error = error_of(cpu, mmu, access) | PF_PRESENT;
-    return ok;
+    bool key = key_permits(cpu, flags, mmu, access);
+    if (!ok || !key)
+        *error = error_of(cpu, mmu, access) | PF_PRESENT | (key ? 0 : PF_KEY);
+    return ok && key;
 }
 
 bool soft_walk(SoftCpu *cpu, uint64_t linear, unsigned mmu, unsigned access, SoftWalk *walk,

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * FXSAVE, FXRSTOR, the XSAVE family, LDMXCSR, STMXCSR, and the FPU part of VcpuState. State
- * components: x87 (0), SSE (1), AVX (2). Source: Intel SDM vol. 1 chapters 10.5 and 13.
+ * components: x87 (0), SSE (1), AVX (2), PKRU (9). Source: Intel SDM vol. 1 chapters 10.5 and 13.
  */
 #include "vcpu/soft/vector.h"
 
 #define CR4_OSXSAVE (1u << 18)
-#define COMPONENTS 7u
+#define COMPONENTS (7u | PKRU)
 #define X87 1u
 #define SSE 2u
 #define AVX 4u
+#define PKRU SOFT_XCR0_PKRU
+#define PKRU_SIZE 8u /* the upper half is zero */
 #define XSAVE_HEADER 512u
 #define XSAVE_AVX 576u /* CPUID.(0DH,2):EBX; the compacted format has it there too */
-#define XSAVE_SIZE 832u
+#define XSAVE_SIZE (SOFT_XSAVE_PKRU + PKRU_SIZE)
 #define XCOMP_COMPACT (1ull << 63)
 #define MXCSR_RESET 0x1f80u
 
@@ -183,6 +185,8 @@ static uint64_t components_in_use(const SoftCpu *cpu)
         if (!is_zero(f->ymm[i] + 16, 16))
             in_use |= AVX;
     }
+    if (soft_pkru(cpu))
+        in_use |= PKRU;
     return in_use;
 }
 
@@ -201,9 +205,17 @@ static void check_osxsave(SoftCpu *cpu, const SoftOp *op)
         soft_raise(cpu, EXC_NM);
 }
 
-static unsigned area_size(uint64_t components)
+/* Where PKRU is: in the compacted format it closes ranks with the components that the area has. */
+static unsigned pkru_offset(uint64_t components, bool compact)
 {
-    return components & AVX ? XSAVE_SIZE : XSAVE_AVX;
+    return compact && !(components & AVX) ? XSAVE_AVX : SOFT_XSAVE_PKRU;
+}
+
+static unsigned area_size(uint64_t components, bool compact)
+{
+    if (components & PKRU)
+        return pkru_offset(components, compact) + PKRU_SIZE;
+    return components & AVX ? XSAVE_AVX + 256 : XSAVE_AVX;
 }
 
 /* Writes the chosen components, and MXCSR if @mxcsr, at @linear, which can be written. */
@@ -236,10 +248,12 @@ static void xsave_standard(SoftCpu *cpu, const SoftOp *op, bool optimized)
     check_osxsave(cpu, op);
     uint64_t wanted = requested(cpu), in_use = components_in_use(cpu);
     uint64_t linear = area_linear(cpu, op, XSAVE_AVX, 64, SOFT_WRITE);
-    soft_probe_store(cpu, linear, area_size(wanted));
+    soft_probe_store(cpu, linear, area_size(wanted, false));
     uint64_t header = soft_load64(cpu, linear + XSAVE_HEADER);
-    components_store(cpu, linear, optimized ? wanted & in_use : wanted, wanted & (SSE | AVX),
-                     op->flags & SOFT_OP_W);
+    uint64_t chosen = optimized ? wanted & in_use : wanted;
+    components_store(cpu, linear, chosen, wanted & (SSE | AVX), op->flags & SOFT_OP_W);
+    if (chosen & PKRU)
+        soft_store64(cpu, linear + SOFT_XSAVE_PKRU, soft_pkru(cpu));
     soft_store64(cpu, linear + XSAVE_HEADER, (header & ~wanted) | (wanted & in_use));
 }
 
@@ -263,8 +277,10 @@ static VECTOR_OUTLINE void op_xsavec_body(SoftCpu *cpu, const SoftOp *op)
     if (fpu_u32(&cpu->fpu, FX_MXCSR) != MXCSR_RESET)
         in_use |= SSE;
     uint64_t linear = area_linear(cpu, op, XSAVE_AVX, 64, SOFT_WRITE), saved = wanted & in_use;
-    soft_probe_store(cpu, linear, area_size(wanted));
+    soft_probe_store(cpu, linear, area_size(wanted, true));
     components_store(cpu, linear, saved, saved & SSE, op->flags & SOFT_OP_W);
+    if (saved & PKRU)
+        soft_store64(cpu, linear + pkru_offset(wanted, true), soft_pkru(cpu));
     soft_store64(cpu, linear + XSAVE_HEADER, saved);
     soft_store64(cpu, linear + XSAVE_HEADER + 8, wanted | XCOMP_COMPACT);
 }
@@ -333,9 +349,16 @@ static VECTOR_OUTLINE void op_xrstor_body(SoftCpu *cpu, const SoftOp *op)
     }
     check_mxcsr(cpu, mxcsr);
     if (wanted & present & AVX)
-        soft_load_bytes(cpu, linear + XSAVE_AVX, image + XSAVE_AVX, XSAVE_SIZE - XSAVE_AVX);
+        soft_load_bytes(cpu, linear + XSAVE_AVX, image + XSAVE_AVX, 256);
+    uint32_t pkru = 0;
+    if (wanted & present & PKRU) {
+        uint64_t layout = get64(image + XSAVE_HEADER + 8);
+        pkru = soft_load32(cpu, linear + pkru_offset(layout, compact));
+    }
     components_load(cpu, image, wanted, present, op->flags & SOFT_OP_W);
     fpu_set32(&cpu->fpu, FX_MXCSR, mxcsr);
+    if (wanted & PKRU)
+        soft_pkru_set(cpu, pkru);
 }
 
 static void op_xrstor(SoftCpu *cpu, const SoftOp *op)
@@ -406,6 +429,7 @@ void soft_fpu_reset(SoftCpu *cpu)
     f->fxsave[FX_FTW] = 0xff; /* after RESET the tags say zero, not empty: SDM vol. 3 table 10-1 */
     fpu_set32(f, FX_MXCSR, MXCSR_RESET);
     f->xinuse = COMPONENTS;
+    soft_pkru_set(cpu, 0);
 }
 
 void soft_fpu_to_xsave(const SoftCpu *cpu, uint8_t *xsave)
@@ -418,6 +442,7 @@ void soft_fpu_to_xsave(const SoftCpu *cpu, uint8_t *xsave)
         memcpy(xsave + FX_XMM + i * 16, f->ymm[i], 16);
         memcpy(xsave + XSAVE_AVX + i * 16, f->ymm[i] + 16, 16);
     }
+    put64(xsave + SOFT_XSAVE_PKRU, soft_pkru(cpu));
     put64(xsave + XSAVE_HEADER, COMPONENTS);
 }
 
@@ -437,4 +462,6 @@ void soft_fpu_from_xsave(SoftCpu *cpu, const uint8_t *xsave)
         if (present & AVX)
             memcpy(f->ymm[i] + 16, xsave + XSAVE_AVX + i * 16, 16);
     }
+    if (present & PKRU)
+        soft_pkru_set(cpu, (uint32_t)get64(xsave + SOFT_XSAVE_PKRU));
 }
