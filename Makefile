@@ -5,7 +5,7 @@ MESON_FLAGS ?=
 PREFIX ?= /usr/local
 JOBS := $(shell nproc)
 
-.PHONY: all deps configure run check check-long lockstep bench fuzz style install clean
+.PHONY: all deps configure run check check-long lockstep bench fuzz style install clean kvm-unit-tests
 
 all: configure
 	@ninja -C $(BUILD) -j $(JOBS)
@@ -45,6 +45,10 @@ bench:
 fuzz:
 	@scripts/install-deps build check
 	@scripts/fuzz
+
+# A tree of the public kvm-unit-tests, configured for x86_64 and made: make kvm-unit-tests DIR=...
+kvm-unit-tests: all
+	@scripts/kvm-unit-tests "$(DIR)" --expect docs/kvm-unit-tests.md
 
 style:
 	@scripts/check-layers && scripts/check-style

@@ -53,6 +53,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bool ok = protocol && protocol->load(&image, &bsp, &error);
     g_assert_true(ok == !error);
     if (ok)
-        g_assert_true(range_within(bsp.rip, 1, RAM_SIZE) && bsp.rip >= BOOT_KERNEL_MIN);
+        g_assert_true(range_within(bsp.rip, 1, RAM_SIZE) && bsp.rip >= BOOT_LOW_KERNEL);
     return 0;
 }

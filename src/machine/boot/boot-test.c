@@ -339,6 +339,19 @@ static void check_multiboot_info(Fixture *f)
     }
 }
 
+/* The kernel's entry: where the code that stands for a BIOS jumps, with the interrupt table set. */
+static uint64_t entry_behind_bios(Fixture *f)
+{
+    const uint8_t *code = f->ram + f->bsp.rip;
+    g_assert_cmphex(f->bsp.rip, >=, 0xff000);
+    for (unsigned i = 0; i < 256; i++)
+        g_assert_cmphex(get32(f, 4 * i) >> 16, ==, 0xf000);
+    for (unsigned i = 0; i < 0x80; i++)
+        if (code[i] == 0xb9 && code[i + 5] == 0xff && code[i + 6] == 0xe1) /* mov ecx; jmp ecx */
+            return le32_get(code + i + 1);
+    g_assert_not_reached();
+}
+
 static void test_multiboot_elf(Fixture *f, gconstpointer unused)
 {
     ElfFile e;
@@ -348,7 +361,7 @@ static void test_multiboot_elf(Fixture *f, gconstpointer unused)
     set_file(&f->image.kernel, &e, sizeof(e), "test.elf");
     set_file(&f->image.initrd, "initrd", 6, "initrd");
     load(f, NULL);
-    g_assert_cmphex(f->bsp.rip, ==, 0x200010);
+    g_assert_cmphex(entry_behind_bios(f), ==, 0x200010);
     check_multiboot_info(f);
     put_multiboot(e.code, 0x10);
     set_file(&f->image.kernel, &e, sizeof(e), "test.elf");
@@ -375,13 +388,18 @@ static void test_multiboot_flat(Fixture *f, gconstpointer unused)
     set_file(&f->image.kernel, k, sizeof(k), "test.flat");
     f->ram[0x400900] = 1;
     load(f, NULL);
-    g_assert_cmphex(f->bsp.rip, ==, 0x400200);
+    g_assert_cmphex(entry_behind_bios(f), ==, 0x400200);
     g_assert_cmpint(f->ram[0x400000], ==, 0x42);
     g_assert_cmpint(f->ram[0x400900], ==, 0);
     check_multiboot_info(f);
     make_flat(k, 0x400100, 0x400000, 0, 0, 0x400200);
     set_file(&f->image.kernel, k, sizeof(k), "test.flat");
     load(f, NULL);
+    make_flat(k, 0x8100, 0x8000, 0, 0, 0x8200); /* an image that stays in real mode */
+    set_file(&f->image.kernel, k, sizeof(k), "test.flat");
+    load(f, NULL);
+    g_assert_cmphex(entry_behind_bios(f), ==, 0x8200);
+    check_multiboot_info(f);
 
     static const struct {
         uint32_t header, start, load_end, bss_end, entry;
@@ -393,6 +411,8 @@ static void test_multiboot_flat(Fixture *f, gconstpointer unused)
         {0x400100, 0x400000, 0xffffffff, 0, 0x400200, "outside the file"},
         {0x400100, 0x400000, 0, 0xffffffff, 0x400200, "no memory for it"},
         {0x000100, 0x000000, 0, 0, 0x000200, "no memory for it"},
+        {0x007100, 0x007000, 0, 0, 0x007200, "no memory for it"},
+        {0x01f200, 0x01f100, 0, 0, 0x01f200, "no memory for it"},
         {0x400100, 0x400000, 0, 0, 0x100000, "entry lies outside"},
     };
     for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {

@@ -146,6 +146,12 @@ bool boot_is_usable(const BootImage *image, uint64_t gpa, uint64_t length)
     return gpa >= BOOT_KERNEL_MIN && range_within(gpa, length, end);
 }
 
+bool boot_kernel_fits(const BootImage *image, uint64_t gpa, uint64_t length)
+{
+    return boot_is_usable(image, gpa, length) ||
+           (gpa >= BOOT_LOW_KERNEL && range_within(gpa, length, BOOT_LOW_END));
+}
+
 bool boot_load_initrd(const BootImage *image, uint64_t limit, uint64_t keep_start,
                       uint64_t keep_end, uint64_t *gpa, GError **err)
 {

@@ -15,15 +15,20 @@
 #define BOOT_INITRD_SIZE_MAX (4ull << 30)
 #define BOOT_CMDLINE_MAX     0xffffu
 
-/* Fixed places in low memory for what the loader hands over; kernels load at 1 MiB and above. */
+/*
+ * Fixed places in low memory for what the loader hands over. Kernels load at 1 MiB and above, small
+ * ones (images that stay in real mode) also into BOOT_LOW_KERNEL: 32-bit entries need no page tables.
+ */
 #define BOOT_GDT         0x1000u
 #define BOOT_PARAMS      0x2000u /* Linux zero page, multiboot information, hvm_start_info */
 #define BOOT_PARAMS_SIZE 0x1000u
 #define BOOT_PAGE_TABLES 0x3000u /* six pages */
-#define BOOT_LISTS       0x9000u /* memory map and module list */
-#define BOOT_LISTS_SIZE  0x1000u
+#define BOOT_LOW_KERNEL  0x8000u
+#define BOOT_LOW_END     0x20000u
 #define BOOT_STACK_TOP   0xf000u
 #define BOOT_CMDLINE     0x20000u
+#define BOOT_LISTS       0x30000u /* memory map and module list */
+#define BOOT_LISTS_SIZE  0x1000u
 #define BOOT_KERNEL_MIN  0x100000u
 
 typedef struct BootFile {
@@ -73,7 +78,9 @@ bool boot_file_load(const BootImage *image, const BootFile *file, uint64_t offse
 /* Writes to one of the fixed places. */
 bool boot_write(const BootImage *image, uint64_t gpa, const void *data, uint64_t length,
                 GError **err);
-/* Whether [gpa, gpa + length) is where a kernel may go: RAM from 1 MiB to the ACPI tables. */
+/* Whether [gpa, gpa + length) is where a kernel with a 32-bit entry may go. */
+bool boot_kernel_fits(const BootImage *image, uint64_t gpa, uint64_t length);
+/* Whether it is RAM from 1 MiB to the ACPI tables. */
 bool boot_is_usable(const BootImage *image, uint64_t gpa, uint64_t length);
 /* Loads the initrd as high as possible below @limit and clear of [keep_start, keep_end). Without
  * an initrd *gpa is 0. */
@@ -83,6 +90,8 @@ bool boot_load_initrd(const BootImage *image, uint64_t limit, uint64_t keep_star
 bool boot_load_cmdline(const BootImage *image, const char *text, uint64_t max, GError **err);
 /* Flat 32-bit protected mode without paging, interrupts off. */
 void boot_state_flat32(VcpuState *bsp, uint64_t entry);
+/* Puts before the kernel's entry, bsp->rip, what a BIOS would have done. After boot_state_flat32. */
+bool boot_bios_state(const BootImage *image, VcpuState *bsp, GError **err);
 /* Long mode with the first 4 GiB mapped to themselves; writes page tables and a GDT. */
 bool boot_state_long(const BootImage *image, VcpuState *bsp, uint64_t entry, GError **err);
 

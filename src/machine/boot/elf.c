@@ -113,7 +113,7 @@ static bool take_segment(const BootImage *image, const Segment *s, bool load, Bo
 {
     if (s->memory_size == 0)
         return true;
-    if (s->file_size > s->memory_size || !boot_is_usable(image, s->paddr, s->memory_size))
+    if (s->file_size > s->memory_size || !boot_kernel_fits(image, s->paddr, s->memory_size))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "kernel '%s' wants 0x%" PRIx64 " bytes at 0x%" PRIx64
                           ", where the machine has no memory for it",

@@ -68,7 +68,7 @@ static bool load_by_addresses(const BootImage *image, const uint8_t *fields, uin
         length = load_end - start;
     }
     uint64_t memory = bss_end > start ? MAX(bss_end - start, length) : length;
-    if (memory == 0 || !boot_is_usable(image, start, memory))
+    if (memory == 0 || !boot_kernel_fits(image, start, memory))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "kernel '%s' wants 0x%" G_GINT64_MODIFIER
                           "x bytes at 0x%" G_GINT64_MODIFIER
@@ -166,7 +166,7 @@ static bool multiboot_load(const BootImage *image, VcpuState *bsp, GError **err)
     boot_state_flat32(bsp, loaded.entry);
     bsp->gpr[GPR_RAX] = LOADER_MAGIC;
     bsp->gpr[GPR_RBX] = BOOT_PARAMS;
-    return true;
+    return boot_bios_state(image, bsp, err);
 }
 
 const BootProtocol boot_protocol_multiboot = {

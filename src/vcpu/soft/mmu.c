@@ -187,8 +187,11 @@ void soft_keys_set(SoftCpu *cpu, bool supervisor, uint32_t rights)
         s->msr.pkrs = rights;
     else
         s->pkru = rights;
-    if (old != rights && (cpu->cr4 & (supervisor ? CR4_PKS : CR4_PKE)))
-        data_clear(cpu, 0);
+    if (old == rights || !(cpu->cr4 & (supervisor ? CR4_PKS : CR4_PKE)))
+        return;
+    data_clear(cpu, 0);
+    if (!supervisor && ((old ^ rights) & 3)) /* key 0's: see soft_user_page */
+        mirror_drop_all(cpu);
 }
 
 void soft_tlb_reset(SoftCpu *cpu)
@@ -431,8 +434,12 @@ bool soft_user_page(SoftCpu *cpu, uint64_t linear, unsigned access, SoftUserPage
     uint32_t error;
     if (!walk_cached(cpu, page, SOFT_MMU_USER, access, &walk, &error))
         return false;
+    /* Protection keys are looked at where the TLB is filled: only pages that PKRU leaves alone. */
+    bool keyed = (cpu->cr4 & CR4_PKE) && (walk.flags >> SOFT_PTE_KEY_SHIFT || (cpu->system->pkru & 3));
     SoftPage ram = soft_page_find(soft_vm(cpu), walk.gpa);
     first_fill(cpu, page, SOFT_MMU_USER, &walk, &ram);
+    if (keyed)
+        return false;
     const SoftTlbEntry *e = &cpu->tlb[SOFT_MMU_USER][(page >> 12) & (SOFT_TLB_SIZE - 1)];
     bool writable = e->write_tag == page;
     if (!ram.host || e->read_tag != page || (access == SOFT_WRITE && !writable))
