@@ -239,6 +239,7 @@ struct SoftCpu {
     uint64_t enter_target;  /* where a thunk goes */
     uint64_t scratch_temp;
     uint32_t code_exit;     /* the exit that was taken, or 0 */
+    uint32_t code_key;      /* what the code that runs was translated for (translate_key) */
     uint32_t site;          /* the memory access or helper op in progress */
     uint32_t host_mxcsr;
     bool vectors_live;      /* the guest's vector registers and MXCSR are in the host's */

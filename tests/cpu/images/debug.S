@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # 64-bit mode: where debug traps come, and where they do not: RF after IRET, MOV SS, ICEBP, HLT, SYSRET;
-# and what a return to user mode does to GS.
+# and what a return to user mode does to GS. Code that ran for the supervisor has the user's rights when the
+# user jumps to it.
 .include "common.inc"
 
 .set PML4,  0x100000
@@ -45,6 +46,7 @@ protected:
     movl $PDPT + 7, PML4
     movl $PD + 7, PDPT
     movl $0x87, PD
+    movl $0x200083, PD + 8        # ... and 2 MiB for the supervisor alone
     movl %cr4, %eax
     orl $0x20, %eax               # PAE
     movl %eax, %cr4
@@ -79,7 +81,9 @@ long_mode:
     gate 1, debug_handler, 0xee
     gate 6, undefined_handler, 0x8e
     gate 13, protection_handler, 0x8e
+    gate 14, page_fault_handler, 0x8e
     gate 0x40, user_done, 0xee
+    gate 0x41, supervisors_page, 0xee
     lidt idt_pointer
     movw $TSS, %ax
     ltr %ax
@@ -185,6 +189,34 @@ syscalled:
     movl $after_sysret, %eax
     must_equal 61, %rax, first_rip
     mem_equal 62, $0x4000, first_dr6
+
+    # --- the same code at the same address, for the supervisor and then for the user ---
+    movl $2f, %ebx
+    movl $reads_kernel, %ecx
+    movl $3, %esi
+1:  jmp *%rcx
+2:  decl %esi
+    jnz 1b
+    movl $user_reached, %ebx      # nothing is written into this page of code meanwhile
+    pushq $UDATA
+    pushq $STACK
+    pushq $2
+    pushq $UCODE
+    pushq $user_jumps
+    iretq
+user_jumps:
+    jmp *%rcx
+reads_kernel:
+    movl 0x200000, %eax
+    jmp *%rbx
+user_reached:
+    int $0x41
+supervisors_page:
+    fail 70
+page_fault_handler:
+    mem_equal 71, $5, (%rsp)
+    movl $reads_kernel, %eax
+    must_equal 72, %rax, 8(%rsp)
     exit_with 0
 
 # Notes the first trap since forget; ends single-stepping, and passes a code breakpoint by RF.
@@ -231,7 +263,7 @@ gdt_pointer:
     .word . - gdt - 1
     .long gdt
 idt_pointer:
-    .word 0x41 * 16 - 1
+    .word 0x42 * 16 - 1
     .quad idt
     .balign 16
 tss:
@@ -240,4 +272,4 @@ tss:
     .skip 0x68 - 28
     .balign 16
 idt:
-    .skip 0x41 * 16
+    .skip 0x42 * 16

@@ -170,6 +170,9 @@ static void prologue_emit(Translation *t, CodeBlock *b)
     emit_constant(e, TEMP1, t->rip);
     emit_alu(e, ALU_CMP, TEMP0, emit_reg(TEMP1));
     emit_jcc_to(e, 5, c->rw + c->thunk.miss);
+    /* The page's id may stand in its slot although the CPU is in another mode by now. */
+    emit_alu32_imm(e, ALU_CMP, GS_FIELD(code_key), (int32_t)t->key);
+    emit_jcc_to(e, 5, c->rw + c->thunk.miss);
     emit_alu32_imm(e, ALU_CMP, emit_gs(soft_fetch_id_offset(p->va, p->key & SOFT_MODE_USER)),
                    (int32_t)p->id);
     emit_jcc_to(e, 5, c->rw + c->thunk.miss);

@@ -226,6 +226,7 @@ void soft_translate_run(SoftCpu *cpu)
         if (exit && c->flushes == flushes)
             code_link(cpu, code_exit_at(c, exit), b);
         cpu->branch_missed = false;
+        cpu->code_key = key;
         enter(cpu, code_rx(c, b->main));
         if (UNLIKELY(!canonical(cpu->rip)) && cpu->branch_missed)
             branch_fault(cpu);

@@ -96,11 +96,12 @@ bool translate_pushf(Translation *t, const SoftOp *op)
 /* The key of the code that follows, where data accesses are of kind @mmu. */
 static void access_change(Translation *t, const SoftOp *op, bool ac, unsigned mmu)
 {
+    uint32_t key = (t->key & ~(7u << TRANSLATE_KEY_MMU_SHIFT)) | mmu << TRANSLATE_KEY_MMU_SHIFT;
     rflags_change(t, FLAG_AC, ac);
     emit_rm(&t->e, (EmitForm){.opcode = 0xc6}, 0, GS_FIELD(mmu));
     emit_imm(&t->e, mmu, 1);
-    translate_exit(t, translate_next_rip(op),
-                   (t->key & ~(7u << TRANSLATE_KEY_MMU_SHIFT)) | mmu << TRANSLATE_KEY_MMU_SHIFT);
+    emit_store32_imm(&t->e, GS_FIELD(code_key), key);
+    translate_exit(t, translate_next_rip(op), key);
 }
 
 bool translate_stac(Translation *t, const SoftOp *op)
