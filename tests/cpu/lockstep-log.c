@@ -5,6 +5,9 @@
 
 #include "lockstep-private.h"
 
+/* Nanoseconds since 1970 are more, a guest's TSC is less. */
+#define WALL_CLOCK_MIN 1000000000000000000u
+
 static const char *const log_name[] = {
     "port read", "port write", "MMIO read", "MMIO write", "interrupt acknowledge", "CR8 read", "CR8 write",
     "APIC MSR read", "APIC MSR write", "time", "DMA"};
@@ -95,6 +98,8 @@ static bool lead_apic_write(void *opaque, unsigned vcpu, uint32_t msr, uint64_t 
 
 uint64_t lockstep_leader_time(SoftCpu *cpu, void *opaque, uint64_t now)
 {
+    if (now < WALL_CLOCK_MIN)
+        now /= lockstep_slow;
     lockstep_log_add(opaque, (LogEntry){.kind = LOG_TIME, .value = now});
     return now;
 }

@@ -17,6 +17,7 @@ typedef struct LockCpu {
     LockVm *vm;
 } LockCpu;
 
+unsigned lockstep_slow = 1;
 static uint64_t blocks, instructions, sweeps;
 
 static uint64_t environment_number(const char *name, uint64_t otherwise)
@@ -337,7 +338,7 @@ static bool lock_set_state(Vcpu *vcpu, const VcpuState *state, GError **err)
 
 static uint64_t lock_tsc(Vcpu *vcpu)
 {
-    return vcpu_engine_soft.tsc(&((LockCpu *)vcpu)->vm->lead->vcpu);
+    return vcpu_engine_soft.tsc(&((LockCpu *)vcpu)->vm->lead->vcpu) / lockstep_slow;
 }
 
 const VcpuEngine vcpu_engine_lockstep = {

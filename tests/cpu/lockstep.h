@@ -12,5 +12,8 @@
 
 extern const VcpuEngine vcpu_engine_lockstep;
 
+/* How many times slower the guest's TSC goes than the host's; 1 at first. */
+extern unsigned lockstep_slow;
+
 /* How many blocks and instructions were compared, to standard error; for the end of a run. */
 void lockstep_summary(void);
