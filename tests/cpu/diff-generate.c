@@ -794,7 +794,10 @@ void diff_generate(DiffCase *c, DiffRow *row, bool code32)
         generate_state(&e, row);
         break;
     case DIFF_SEQUENCE:
-        generate_sequence(c);
+        if (row->loop)
+            diff_generate_loop(c);
+        else
+            generate_sequence(c);
         break;
     }
     if (code32)

@@ -96,6 +96,8 @@ void diff_rows_init(void)
     add_state("xsavec", 0xc7, 4, false, soft_features.xsavec);
     DiffRow sequence = {.kind = DIFF_SEQUENCE, .name = "sequence"};
     g_array_append_val(rows, sequence);
+    DiffRow loop = {.kind = DIFF_SEQUENCE, .name = "block loop", .loop = true};
+    g_array_append_val(rows, loop);
     diff_row_count = rows->len;
     diff_rows = (DiffRow *)(void *)g_array_free(rows, FALSE);
 }

@@ -57,7 +57,7 @@ static void place_code(const DiffCase *c)
 static DiffRow *choose_row(void)
 {
     if (!only && done >= diff_row_count && diff_chance(10))
-        return &diff_rows[diff_row_count - 1]; /* the sequence */
+        return &diff_rows[diff_row_count - 1 - diff_below(2)]; /* the sequence, the loop */
     for (;;) {
         DiffRow *row = done < diff_row_count ? &diff_rows[done] : &diff_rows[diff_below(diff_row_count)];
         if (row->kind == DIFF_X87_REGISTER && done >= diff_row_count && diff_chance(60))

@@ -54,6 +54,7 @@ typedef struct DiffRow {
     const SoftOpcode *integer;
     const VectorRow *vector;
     bool vex, l;
+    bool loop; /* the sequence is diff-loop.c's */
     uint8_t map, opcode, modrm; /* x87 and state; modrm: the digit in place, or the whole byte */
     uint64_t tried, completed, faulted, mismatched;
 } DiffRow;
@@ -86,6 +87,8 @@ void diff_rows_init(void);
 
 /* diff-generate.c: makes the next case for @row, in 64-bit or in compatibility mode. */
 void diff_generate(DiffCase *c, DiffRow *row, bool code32);
+/* diff-loop.c: the same, a loop that ends in UD2. */
+void diff_generate_loop(DiffCase *c);
 /* An address worth accessing. */
 uint64_t diff_address(void);
 
