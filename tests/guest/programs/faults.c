@@ -290,6 +290,55 @@ __attribute__((target("avx2"))) static void gather(void)
         CHECK_EQUAL(result[i], i % 2 ? 5 : offsets[i] / 4 * 3);
 }
 
+/* ---- addresses ---- */
+
+static uint64_t words[4] __attribute__((used)) = {0x1111, 0x2222};
+static int last_signal;
+
+static void on_which(int number, siginfo_t *info, void *context)
+{
+    last_signal = number;
+    on_fault(number, info, context);
+}
+
+/*
+ * A base that is no address by itself, with a displacement that makes it one; and addresses that are not
+ * canonical: #GP, but #SS by way of RBP or RSP, which Linux makes SIGBUS.
+ */
+static void far_bases(void)
+{
+    const uint64_t bad = 1ull << 47, top = bad - 8;
+    ready(false);
+    for (unsigned i = 0; i < 100; i++) {
+        uint64_t by_rbp = 0, by_rdi = 0;
+        RUN((&(struct regs){.rbp = -16ull, .rdi = -16ull}),
+            "movq words+16(%%rbp), %%rcx; movq words+24(%%rdi), %%rdx; movq %%rcx, words+32(%%rbp); movq %%rdx, words+40(%%rbp)");
+        memcpy(&by_rbp, &words[2], 8);
+        memcpy(&by_rdi, &words[3], 8);
+        CHECK_EQUAL(by_rbp, 0x1111);
+        CHECK_EQUAL(by_rdi, 0x2222);
+        words[2] = words[3] = 0;
+    }
+    CHECK_EQUAL(faults, 0);
+    for (unsigned i = 0; i < 20; i++) {
+        ready(false);
+        RUN((&(struct regs){.rdi = bad}), "movq (%%rdi), %%rcx");
+        CHECK_EQUAL(seen[REG_RIP], at_begin);
+        CHECK_EQUAL(last_signal, SIGSEGV);
+        ready(false);
+        RUN((&(struct regs){.rbp = bad}), "movq (%%rbp), %%rcx");
+        CHECK_EQUAL(seen[REG_RIP], at_begin);
+        CHECK_EQUAL(last_signal, SIGBUS);
+        ready(false);
+        RUN((&(struct regs){.rbp = top}), "movq 8(%%rbp), %%rcx");
+        CHECK_EQUAL(last_signal, SIGBUS);
+        ready(false);
+        RUN((&(struct regs){.rax = 5, .rsp = bad + 8}), "push %%rax");
+        CHECK_EQUAL(seen[REG_RSP], bad + 8);
+        CHECK_EQUAL(last_signal, SIGBUS);
+    }
+}
+
 /* ---- others ---- */
 
 static volatile unsigned traps;
@@ -339,12 +388,13 @@ static void all(void)
     vectors();
     gather();
     divide();
+    far_bases();
 }
 
 int main(void)
 {
     static const int signals[] = {SIGSEGV, SIGFPE, SIGBUS};
-    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    struct sigaction action = {.sa_sigaction = on_which, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     struct sigaction trap = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     stack_t other = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
     setvbuf(stdout, NULL, _IOLBF, 0);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * SIGSEGV in translated code over mirrored memory: the page is mapped and the instruction tried again,
- * or the interpreter does it, with the faults that the guest is to see. Anywhere else it is a crash.
+ * or the interpreter does it, with the faults that the guest is to see. SIGBUS is what Linux makes of #SS,
+ * which an address that is not canonical raises instead of #GP if its base is RSP or RBP. Anywhere else they are
+ * a crash.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -13,7 +15,7 @@
 #define ERROR_WRITE 2 /* page fault error code */
 
 static __thread SoftCpu *this_cpu;
-static struct sigaction before;
+static struct sigaction before_segv, before_bus;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static const CodeSite *site_of(const CodeCache *c, uint32_t offset, uint32_t *where)
@@ -41,8 +43,9 @@ static void on_fault(int number, siginfo_t *info, void *context)
     uint32_t where;
     const CodeSite *site = c && offset < c->used ? site_of(c, (uint32_t)offset, &where) : NULL;
 
-    if (!site) {
-        sigaction(SIGSEGV, &before, NULL); /* comes again, for whoever had it before */
+    if (!site || (number == SIGBUS && info->si_code != SI_KERNEL)) {
+        /* It comes again, for whoever had it before. */
+        sigaction(number, number == SIGBUS ? &before_bus : &before_segv, NULL);
         return;
     }
     if (info->si_code > 0 && info->si_code != SI_KERNEL &&
@@ -57,7 +60,8 @@ static void install(void)
 {
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&action.sa_mask);
-    sigaction(SIGSEGV, &action, &before);
+    sigaction(SIGSEGV, &action, &before_segv);
+    sigaction(SIGBUS, &action, &before_bus);
 }
 
 void mirror_thread_signals(SoftCpu *cpu)

@@ -503,6 +503,7 @@ void mirror_thread_start(SoftCpu *cpu)
         g_error("sigaltstack: %s", g_strerror(errno));
     sigemptyset(&set);
     sigaddset(&set, SIGSEGV);
+    sigaddset(&set, SIGBUS);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     mirror_thread_signals(cpu);
 }
