@@ -205,7 +205,7 @@ static void gs_set(SoftCpu *cpu)
         syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
 }
 
-/* True if the observer wants run to return. It may have run other vCPUs on this thread. */
+/* True if the observer wants run to return. It may have run another vCPU, an interpreter, on this thread. */
 static bool observed(SoftCpu *cpu)
 {
     const SoftObserver *o = cpu->system->observer;
@@ -213,7 +213,6 @@ static bool observed(SoftCpu *cpu)
         return false;
     bool leave = o->between(cpu, o->opaque);
     gs_set(cpu);
-    mirror_thread_start(cpu);
     return leave;
 }
 
