@@ -141,14 +141,12 @@ static void helper_emit(Translation *t, const SoftOp *op)
 {
     Emit *e = &t->e;
     CodeCache *c = t->cache;
-    SoftOp *copy = code_record(c, 2 * sizeof(*copy));
+    SoftOp *copy = code_op_copy(c, op);
     CodeSite *site = code_record(c, sizeof(*site));
     bool last = t->i + 1 == t->n && !t->falls_through;
 
     t->helper[t->i] = true;
     translate_flags_clobber(t);
-    copy[0] = *op;
-    copy[1] = (SoftOp){.handler = soft_op_stop, .rip = translate_next_rip(op)};
     *site = (CodeSite){.rip = op->rip, .key = t->key, .length = op->length, .op = copy};
     emit_store32_imm(e, GS_FIELD(site), code_offset(c, (uint8_t *)site));
     emit_jmp_to(e, c->rw + c->thunk.helper);

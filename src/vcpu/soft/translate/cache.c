@@ -36,6 +36,15 @@ void *code_record(CodeCache *c, size_t size)
     return c->rw + c->records;
 }
 
+SoftOp *code_op_copy(CodeCache *c, const SoftOp *op)
+{
+    SoftOp *copy = code_record(c, 2 * sizeof(*copy));
+
+    copy[0] = *op;
+    copy[1] = (SoftOp){.handler = soft_op_stop, .rip = translate_next_rip(op)};
+    return copy;
+}
+
 /* ---- forgetting ---- */
 
 static void fetch_ids_clear(SoftCpu *cpu)

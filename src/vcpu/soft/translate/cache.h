@@ -67,7 +67,7 @@ typedef struct CodeSite {
     uint32_t key;
     uint8_t length, size, access, align;
     uint8_t flags_at; /* of accesses to mirrored memory, which leave EFLAGS alone */
-    SoftOp *op;    /* helper ops: the op, and one that stops */
+    SoftOp *op;    /* helper ops and repeated string instructions: the op, and one that stops; or NULL */
     uint32_t drop; /* indirect branches: what was added to RSP */
 } CodeSite;
 
@@ -164,6 +164,8 @@ void code_cache_free(SoftCpu *cpu);
 void code_cache_flush(SoftCpu *cpu);
 /* @size bytes of records, 8-aligned, from the top of the arena; NULL if code and records met. */
 void *code_record(CodeCache *c, size_t size);
+/* @op and one that stops, as records: there is room for those of a block. */
+SoftOp *code_op_copy(CodeCache *c, const SoftOp *op);
 /* Bytes left between code and records. */
 static inline uint32_t code_room(const CodeCache *c)
 {

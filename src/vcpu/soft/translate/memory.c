@@ -187,6 +187,8 @@ void translate_slow_from(Translation *t, const SoftOp *op, uint8_t *from)
     TranslateStub *stub = translate_stub(t, from, stub_emit);
 
     *site = (CodeSite){.rip = op->rip, .key = t->key, .length = op->length, .size = 2};
+    if (op->flags & (SOFT_OP_REP | SOFT_OP_REPNE)) /* comes here for every page: not to be decoded again */
+        site->op = code_op_copy(t->cache, op);
     stub->a = code_offset(t->cache, (uint8_t *)site);
     stub->b = BASE_SLOW;
 }

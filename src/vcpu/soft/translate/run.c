@@ -81,7 +81,7 @@ const void *translate_slow(SoftCpu *cpu)
     c->n_slow++;
     cpu->rip = site->rip;
     cpu->code_exit = 0;
-    soft_op_run(cpu, step_decode(cpu, site->rip));
+    soft_op_run(cpu, site->op ? site->op : step_decode(cpu, site->rip));
     if (c->flushes != flushes || !may_resume(cpu, site))
         return NULL;
     return code_rx(c, site->resume);
