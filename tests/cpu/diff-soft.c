@@ -245,3 +245,11 @@ void diff_soft_run(const DiffCase *c, DiffResult *result)
     }
     set_gs(DIFF_GS_BASE);
 }
+
+bool diff_soft_values_hold(const DiffCase *c, const DiffState *after)
+{
+    if (!diff_translator || c->code32 || c->row->kind == DIFF_SEQUENCE)
+        return true;
+    const Translation *t = cpu->code->translation;
+    return t->rip != c->in.rip || coalesce_values_hold(t, c->in.gpr, after->gpr);
+}

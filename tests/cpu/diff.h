@@ -96,6 +96,8 @@ uint64_t diff_address(void);
 extern bool diff_translator; /* the translator is tested, not the interpreter */
 void diff_soft_init(void);
 void diff_soft_run(const DiffCase *c, DiffResult *result);
+/* Whether the translator's idea of what the case does to general registers holds for @after. */
+bool diff_soft_values_hold(const DiffCase *c, const DiffState *after);
 uint8_t *diff_soft_page(unsigned page); /* the guest's memory */
 
 /* diff-host.c */

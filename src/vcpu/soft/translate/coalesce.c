@@ -127,11 +127,25 @@ static bool values_step(Values *v, const Translation *t, unsigned i)
         values_forget(v, 1u << GPR_RAX | 1u << GPR_RDX);
     } else if (info->emit == translate_bswap) {
         values_forget(v, 1u << op->rm);
+    } else if (info->emit == translate_call || info->emit == translate_ret) {
+        values_forget(v, 1u << GPR_RSP);
     } else if (info->emit != translate_nop && info->emit != translate_jcc &&
-               info->emit != translate_call && info->emit != translate_ret &&
                info->emit != translate_jmp) {
         return false;
     }
+    return true;
+}
+
+bool coalesce_values_hold(const Translation *t, const uint64_t *before, const uint64_t *after)
+{
+    Values v;
+
+    values_init(&v);
+    if (!values_step(&v, t, 0))
+        return true;
+    for (unsigned r = 0; r < 16; r++)
+        if (v.reg[r].number < 16 && after[r] != before[v.reg[r].number] + (uint64_t)v.reg[r].delta)
+            return false;
     return true;
 }
 

@@ -236,6 +236,8 @@ void translate_memory_done(Translation *t, const SoftOp *op);
 
 /* ---- several accesses under one check (coalesce.c) ---- */
 
+/* For tests: whether what is thought of the block's first op fits the general registers around it. */
+bool coalesce_values_hold(const Translation *t, const uint64_t *before, const uint64_t *after);
 /* In the first emission: adds an access, of the current op. */
 void coalesce_record(Translation *t, const TranslateAccess *access);
 /* Whether a second emission of the block, with groups and unrolled loops, is worth while. */
