@@ -78,6 +78,7 @@ typedef struct VcpuTuning {
     bool no_coalescing;    /* every access of a block is checked by itself */
     bool no_chains;        /* no block knows its successor */
     bool no_mirror;        /* user code goes through the software TLB, too */
+    bool mirror_now;       /* ... and this way it never does */
     uint32_t flush_blocks; /* the code cache is emptied whenever so many blocks were made; 0: when it is full */
     uint32_t block_ops;    /* at most so many instructions a block, 1: or repetitions; 0: no such limit */
 } VcpuTuning;
@@ -87,7 +88,7 @@ bool vcpu_tuning_parse(const char *text, VcpuTuning *tuning, GError **err);
 static inline bool vcpu_tuning_any(const VcpuTuning *t)
 {
     return t->interpreter || t->kick || t->tlb_one || t->no_coalescing || t->no_chains || t->no_mirror ||
-           t->flush_blocks || t->block_ops;
+           t->mirror_now || t->flush_blocks || t->block_ops;
 }
 
 /* What a debugger stops at, beside the guest's own debug registers. Addresses are linear. */
@@ -147,6 +148,7 @@ typedef struct VcpuStats {
     uint64_t code_cache_pause_ns;    /* the longest time that one took */
     uint64_t tlb_misses;             /* data accesses that the first level did not hold */
     uint64_t tlb_walks;              /* page table walks */
+    uint64_t mirror_fills;           /* pages of guest processes that became mirrored memory */
     /* Why guest code was left: */
     uint64_t exits_interrupt, exits_io, exits_mmio, exits_halt, exits_fault;
     uint64_t exits_helper; /* an instruction that translated code leaves to the interpreter */

@@ -21,6 +21,7 @@ const VcpuStatField vcpu_stat_fields[] = {
     FIELD("code-cache-pause", code_cache_pause_ns, PEAK, NS),
     FIELD("tlb-misses", tlb_misses, CUMULATIVE, COUNT),
     FIELD("tlb-walks", tlb_walks, CUMULATIVE, COUNT),
+    FIELD("mirror-fills", mirror_fills, CUMULATIVE, COUNT),
     FIELD("exits-interrupt", exits_interrupt, CUMULATIVE, COUNT),
     FIELD("exits-io", exits_io, CUMULATIVE, COUNT),
     FIELD("exits-mmio", exits_mmio, CUMULATIVE, COUNT),

@@ -22,6 +22,7 @@ static const TuningKey keys[] = {
     {"coalesce", "off", 0, FLAG(no_coalescing)},
     {"chains", "off", 0, FLAG(no_chains)},
     {"mirror", "off", 0, FLAG(no_mirror)},
+    {"mirror", "now", 0, FLAG(mirror_now)},
     {"flush", NULL, 1u << 30, NUMBER(flush_blocks)},
     {"block", NULL, 64, NUMBER(block_ops)},
 };
@@ -35,8 +36,10 @@ static bool apply(const TuningKey *key, const char *value, VcpuTuning *tuning)
         *(uint32_t *)((char *)tuning + key->number) = (uint32_t)n;
         return true;
     }
+    if (g_strcmp0(value, key->word) != 0)
+        return false;
     *(bool *)((char *)tuning + key->flag) = true;
-    return g_strcmp0(value, key->word) == 0;
+    return true;
 }
 
 static bool parse_word(char *word, VcpuTuning *tuning)
@@ -45,8 +48,8 @@ static bool parse_word(char *word, VcpuTuning *tuning)
     if (value)
         *value++ = '\0';
     for (size_t i = 0; i < G_N_ELEMENTS(keys); i++)
-        if (strcmp(keys[i].name, word) == 0)
-            return apply(&keys[i], value, tuning);
+        if (strcmp(keys[i].name, word) == 0 && apply(&keys[i], value, tuning))
+            return true;
     return false;
 }
 
@@ -58,9 +61,8 @@ bool vcpu_tuning_parse(const char *text, VcpuTuning *tuning, GError **err)
         g_autofree char *word = g_strdup(*w);
         if (!parse_word(word, tuning))
             return lodge_fail(err, LODGE_ERROR_INVALID,
-                              "'%s': a list of interpreter, kick, tlb=1, coalesce=off, chains=off, mirror=off, flush=N "
-                              "and block=N (1 to 64)",
-                              *w);
+                              "'%s': a list of interpreter, kick, tlb=1, coalesce=off, chains=off, mirror=off, "
+                              "mirror=now, flush=N and block=N (1 to 64)", *w);
     }
     return true;
 }

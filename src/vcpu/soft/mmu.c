@@ -45,8 +45,8 @@ struct SoftMmu {
     uint8_t victim[SECOND_SETS];
     uint32_t pcid_tag[PCIDS]; /* what entries of that PCID carry; not above tag_floor: none yet */
     uint32_t global_tag, current_tag, tag_floor, next_tag;
-    /* Which 2 MiB and 1 GiB regions (hashed) may have fragments of large pages cached. */
-    uint64_t large[4], huge[4];
+    /* Which 2 MiB and 1 GiB regions (hashed; by half) may have fragments of large pages cached. */
+    uint64_t large[2][4], huge[2][4];
 };
 
 /* ---- tags ---- */
@@ -162,10 +162,12 @@ void soft_tlb_flush(SoftCpu *cpu, bool global)
     }
     m->current_tag = tag_of_pcid(cpu, current_pcid(cpu));
     first_clear(cpu, global ? 0 : ENTRY_GLOBAL);
-    if (global)
-        mirror_drop_all(cpu);
-    else
+    if (!global) {
         mirror_drop_pcid(cpu, current_pcid(cpu));
+        return;
+    }
+    mirror_drop_all(cpu);
+    mirror_load_cr3(cpu, true); /* CR3, CR4.PCIDE or the paging mode may be others now */
 }
 
 uint32_t soft_pkru(const SoftCpu *cpu)
@@ -225,14 +227,22 @@ static unsigned second_set(uint64_t linear)
     return (unsigned)((linear >> 12) ^ (linear >> 23)) % SECOND_SETS;
 }
 
-static void filter_add(uint64_t *filter, uint64_t region)
+static void filter_add(uint64_t filter[2][4], uint64_t linear, unsigned shift)
 {
-    filter[region / 64 % 4] |= 1ull << (region % 64);
+    uint64_t region = linear >> shift;
+    filter[linear >> 63][region / 64 % 4] |= 1ull << (region % 64);
 }
 
-static bool filter_has(const uint64_t *filter, uint64_t region)
+static bool filter_has(uint64_t filter[2][4], uint64_t linear, unsigned shift)
 {
-    return filter[region / 64 % 4] >> (region % 64) & 1;
+    uint64_t region = linear >> shift;
+    return filter[linear >> 63][region / 64 % 4] >> (region % 64) & 1;
+}
+
+static bool maybe_large(SoftCpu *cpu, uint64_t linear)
+{
+    struct SoftMmu *m = cpu->mmu_private;
+    return filter_has(m->large, linear, 21) || filter_has(m->huge, linear, 30);
 }
 
 static void second_drop(SoftCpu *cpu, uint64_t linear, uint32_t tag, bool global)
@@ -249,7 +259,7 @@ void soft_tlb_flush_page(SoftCpu *cpu, uint64_t linear)
 {
     struct SoftMmu *m = cpu->mmu_private;
     /* A fragment of a large page: its other fragments must go too, and are not found one by one. */
-    if (filter_has(m->large, linear >> 21) || filter_has(m->huge, linear >> 30)) {
+    if (maybe_large(cpu, linear)) {
         soft_tlb_flush(cpu, true);
         return;
     }
@@ -266,14 +276,15 @@ void soft_tlb_flush_page(SoftCpu *cpu, uint64_t linear)
 
 void soft_tlb_flush_pcid_page(SoftCpu *cpu, unsigned pcid, uint64_t linear)
 {
-    if (pcid == current_pcid(cpu))
+    if (pcid == current_pcid(cpu)) {
         soft_tlb_flush_page(cpu, linear);
-    else if (filter_has(cpu->mmu_private->large, linear >> 21) ||
-             filter_has(cpu->mmu_private->huge, linear >> 30))
+    } else if (maybe_large(cpu, linear)) {
         cpu->mmu_private->pcid_tag[pcid] = 0;
-    else
+        mirror_drop_pcid(cpu, pcid);
+    } else {
         second_drop(cpu, linear & ~(uint64_t)0xfff, tag_of_pcid(cpu, pcid), false);
-    mirror_drop_page(cpu, pcid, linear);
+        mirror_drop_page(cpu, pcid, linear);
+    }
 }
 
 void soft_tlb_protect(SoftCpu *cpu, uint64_t gpa, bool all)
@@ -323,9 +334,9 @@ static void second_insert(SoftCpu *cpu, uint64_t page, const SoftWalk *walk)
                (walk->flags & 0xfff);
     to->tag = walk->flags & SOFT_PTE_GLOBAL ? m->global_tag : m->current_tag;
     if (walk->flags & SOFT_PTE_LARGE)
-        filter_add(m->large, page >> 21);
+        filter_add(m->large, page, 21);
     if (walk->flags & SOFT_PTE_HUGE)
-        filter_add(m->huge, page >> 30);
+        filter_add(m->huge, page, 30);
 }
 
 static bool walk_cached(SoftCpu *cpu, uint64_t page, unsigned mmu, unsigned access, SoftWalk *walk,
@@ -444,7 +455,8 @@ bool soft_user_page(SoftCpu *cpu, uint64_t linear, unsigned access, SoftUserPage
     bool writable = e->write_tag == page;
     if (!ram.host || e->read_tag != page || (access == SOFT_WRITE && !writable))
         return false;
-    bool large = (walk.flags & SOFT_PTE_LARGE) && large_possible(soft_vm(cpu), walk.gpa, &ram, writable);
+    bool large = (walk.flags & SOFT_PTE_LARGE) && !cpu->system->data_breakpoints &&
+                 large_possible(soft_vm(cpu), walk.gpa, &ram, writable);
     uint64_t offset = large ? walk.gpa & 0x1ff000 : 0;
     *out = (SoftUserPage){ram.host - offset, walk.gpa - offset, writable, large};
     return true;

@@ -328,6 +328,8 @@ CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host)
     body_emit(t, b);
     stubs_emit(t);
     uint32_t used = code_offset(c, t->e.at);
+    if (t->key & TRANSLATE_KEY_MIRROR)
+        c->mirrored[c->n_mirrored++] = (CodeMirrored){used, 0}; /* what comes behind has no site here */
     account(cpu, t, used - c->used);
     soft_perf_map_add(soft_vm(cpu), code_rx(c, b->entry), used - b->entry, t->rip,
                       page->gpa | (t->rip & 4095), t->key);

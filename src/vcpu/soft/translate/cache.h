@@ -90,7 +90,7 @@ typedef struct CodeFront {
     uint32_t id, key;
 } CodeFront;
 
-/* Host code from @start to the next one accesses mirrored memory as @site tells. */
+/* Host code from @start to the next one accesses mirrored memory as @site tells; 0: it accesses none. */
 typedef struct CodeMirrored {
     uint32_t start, site;
 } CodeMirrored;

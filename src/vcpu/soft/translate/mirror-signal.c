@@ -28,7 +28,7 @@ static const CodeSite *site_of(const CodeCache *c, uint32_t offset, uint32_t *wh
         else
             high = middle;
     }
-    if (!low)
+    if (!low || !c->mirrored[low - 1].site)
         return NULL;
     *where = c->mirrored[low - 1].site;
     return (const CodeSite *)(c->rw + *where);
@@ -43,12 +43,14 @@ static void on_fault(int number, siginfo_t *info, void *context)
     uint32_t where;
     const CodeSite *site = c && offset < c->used ? site_of(c, (uint32_t)offset, &where) : NULL;
 
-    if (!site || (number == SIGBUS && info->si_code != SI_KERNEL)) {
-        /* It comes again, for whoever had it before. */
+    if (!site || info->si_code <= 0 || (number == SIGBUS && info->si_code != SI_KERNEL)) {
+        /* It comes again, for whoever had it before, unless it was sent. */
         sigaction(number, number == SIGBUS ? &before_bus : &before_segv, NULL);
+        if (info->si_code <= 0)
+            raise(number);
         return;
     }
-    if (info->si_code > 0 && info->si_code != SI_KERNEL &&
+    if (info->si_code != SI_KERNEL &&
         mirror_fill(cpu, (uintptr_t)info->si_addr, regs[REG_ERR] & ERROR_WRITE ? SOFT_WRITE : SOFT_READ))
         return;
     cpu->site = where;

@@ -11,19 +11,20 @@
 #define WINDOW_SIZE  (1ull << MIRROR_WINDOW_BITS)
 #define GUARD_SIZE   (8ull << 30) /* more than disp32 and what a block adds to a base register */
 #define WINDOWS_MAX  6u           /* of one process */
-#define SPACES       8u           /* processes; Linux uses 6 PCIDs a CPU */
+#define SPACES       16u          /* processes; Linux uses 6 PCIDs a CPU, each twice if it isolates its page tables */
 #define HOST_WINDOWS 96u          /* TiB reserved in all: a process has 128 */
 #define REGIONS      4096u        /* 2 MiB regions of a process that may be mapped; a power of two */
 #define REGIONS_MAX  3000u
-#define MAPS_MAX     40000u       /* pieces of a VM: vm.max_map_count is 65530 */
+#define MAP_COUNT    65530u       /* vm.max_map_count, unless /proc/sys says otherwise */
 #define REGION_BITS  21
 
 /* What is mapped of 2 MiB of linear addresses. */
 typedef struct MirrorRegion {
-    uint64_t number; /* linear >> 21, + 1; 0: free */
+    uint64_t number;  /* linear >> 21, + 1; 0: free */
     uint64_t pages[8];
-    bool large;       /* all of it at once */
-    uint32_t *frames; /* guest frame of each page that may be written, + 1; of the first page if large */
+    bool large;       /* all of it at once, and perhaps single pages in its place */
+    uint32_t large_frame; /* the first guest frame, + 1, if all of it may be written */
+    uint32_t *frames; /* guest frame of each single page that may be written, + 1 */
 } MirrorRegion;
 
 typedef struct MirrorWindow {
@@ -46,6 +47,7 @@ typedef struct MirrorSpace {
     MirrorWindow window[WINDOWS_MAX];
     unsigned n_windows, n_regions, n_maps;
     MirrorRegion *regions;
+    uint16_t used[REGIONS_MAX]; /* where in @regions: n_regions of them */
 } MirrorSpace;
 
 struct SoftMirror {
@@ -53,6 +55,8 @@ struct SoftMirror {
     MirrorSpace *current;
     uint64_t since;     /* when the current one was loaded */
     uint64_t tick;      /* TSC ticks of 1 ms */
+    unsigned n_maps, n_windows; /* of all spaces */
+    bool at_once;       /* for tests: every process has a mirror, from its start to its end */
     void *stack;        /* for signals */
 };
 
@@ -62,7 +66,8 @@ struct SoftMirror {
 #endif
 
 static uint8_t *guard;              /* WINDOW_SIZE of nothing, between guards; for all VMs */
-static _Atomic unsigned host_windows;
+static _Atomic unsigned host_windows, host_maps;
+static unsigned maps_max;           /* of this process */
 static pthread_once_t guard_once = PTHREAD_ONCE_INIT;
 
 static void *reserve(uint64_t size)
@@ -71,13 +76,28 @@ static void *reserve(uint64_t size)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* A page mapped alone makes two pieces of address space out of one: itself and what is behind it. */
 static void guard_init(void)
 {
+    g_autofree char *text = NULL;
+    uint64_t count = MAP_COUNT;
     uint8_t *p = reserve(WINDOW_SIZE + 2 * GUARD_SIZE);
     guard = p ? p + GUARD_SIZE : NULL;
+    if (g_file_get_contents("/proc/sys/vm/max_map_count", &text, NULL, NULL))
+        count = g_ascii_strtoull(text, NULL, 10);
+    maps_max = count > 10000 ? (unsigned)(MIN(count, 1u << 20) - 5000) / 3 : 0;
+}
+
+/* Whether the vCPU may map another piece: its share, and more while there is enough for all. */
+static bool map_allowed(SoftCpu *cpu)
+{
+    unsigned share = maps_max / soft_vm(cpu)->vm.config.n_vcpus;
+    return cpu->mirror->n_maps < share || atomic_load(&host_maps) < maps_max / 2;
 }
 
 /* ---- windows ---- */
+
+static void space_off(SoftCpu *cpu, MirrorSpace *s);
 
 static void delta_set(SoftCpu *cpu, unsigned index, const uint8_t *host)
 {
@@ -90,6 +110,29 @@ static void deltas_install(SoftCpu *cpu, const MirrorSpace *s, bool on)
         delta_set(cpu, s->window[i].index, on ? s->window[i].host : guard);
 }
 
+static uint8_t *window_reserve(SoftCpu *cpu)
+{
+    SoftMirror *m = cpu->mirror;
+    unsigned share = MAX(2, HOST_WINDOWS / soft_vm(cpu)->vm.config.n_vcpus);
+    if (m->n_windows >= share || atomic_load(&host_windows) >= HOST_WINDOWS)
+        return NULL;
+    uint8_t *p = reserve(WINDOW_SIZE + 2 * GUARD_SIZE);
+    if (!p)
+        return NULL;
+    atomic_fetch_add(&host_windows, 1);
+    m->n_windows++;
+    return p + GUARD_SIZE;
+}
+
+static void windows_free(SoftCpu *cpu, MirrorSpace *s)
+{
+    for (unsigned i = 0; i < s->n_windows; i++)
+        munmap(s->window[i].host - GUARD_SIZE, WINDOW_SIZE + 2 * GUARD_SIZE);
+    atomic_fetch_sub(&host_windows, s->n_windows);
+    cpu->mirror->n_windows -= s->n_windows;
+    s->n_windows = 0;
+}
+
 static bool window_add(SoftCpu *cpu, MirrorSpace *s, unsigned index)
 {
     for (unsigned i = 0; i < s->n_windows; i++)
@@ -97,17 +140,18 @@ static bool window_add(SoftCpu *cpu, MirrorSpace *s, unsigned index)
             return true;
     if (s->n_windows == WINDOWS_MAX)
         return false;
-    if (atomic_fetch_add(&host_windows, 1) >= HOST_WINDOWS) {
-        atomic_fetch_sub(&host_windows, 1);
-        return false;
+    uint8_t *host = window_reserve(cpu);
+    for (unsigned i = 0; !host && i < SPACES; i++) { /* from a process that does not run now */
+        MirrorSpace *other = &cpu->mirror->space[i];
+        if (other == cpu->mirror->current || !other->n_windows)
+            continue;
+        space_off(cpu, other);
+        windows_free(cpu, other);
+        host = window_reserve(cpu);
     }
-    uint8_t *p = reserve(WINDOW_SIZE + 2 * GUARD_SIZE);
-    if (!p) {
-        atomic_fetch_sub(&host_windows, 1);
-        return false;
-    }
-    s->window[s->n_windows++] = (MirrorWindow){index, p + GUARD_SIZE};
-    return true;
+    if (host)
+        s->window[s->n_windows++] = (MirrorWindow){index, host};
+    return host;
 }
 
 /* A window for each part of the user half that the top page table has something in. */
@@ -138,7 +182,7 @@ static MirrorRegion *region_find(MirrorSpace *s, uint64_t linear, bool add)
             if (!add)
                 return NULL;
             r->number = number;
-            s->n_regions++;
+            s->used[s->n_regions++] = (uint16_t)(i % REGIONS);
             return r;
         }
     }
@@ -181,7 +225,7 @@ static void region_clear(MirrorRegion *r)
     *r = (MirrorRegion){.frames = frames};
 }
 
-static void space_drop(const SoftMirror *m, MirrorSpace *s)
+static void space_drop(SoftMirror *m, MirrorSpace *s)
 {
     bool whole = s->n_regions > 16;
     uint64_t start = __rdtsc();
@@ -189,14 +233,15 @@ static void space_drop(const SoftMirror *m, MirrorSpace *s)
         return;
     for (unsigned i = 0; whole && i < s->n_windows; i++)
         unmap(s->window[i].host, WINDOW_SIZE);
-    for (unsigned i = 0; i < REGIONS; i++) {
-        MirrorRegion *r = &s->regions[i];
-        if (r->number && !whole)
+    for (unsigned i = 0; i < s->n_regions; i++) {
+        MirrorRegion *r = &s->regions[s->used[i]];
+        if (!whole)
             unmap(host_of(s, (r->number - 1) << REGION_BITS), 1u << REGION_BITS);
-        if (r->number)
-            region_clear(r);
+        region_clear(r);
     }
     cost_add(m, s, start, UNMAP_US * MIN(s->n_regions, 16));
+    m->n_maps -= s->n_maps;
+    atomic_fetch_sub(&host_maps, s->n_maps);
     s->n_regions = s->n_maps = 0;
 }
 
@@ -208,6 +253,7 @@ static void page_drop(const SoftMirror *m, MirrorSpace *s, MirrorRegion *r, uint
     if (r->large) {
         unmap(host_of(s, linear & ~(uint64_t)0x1fffff), 1u << REGION_BITS);
         r->large = false;
+        r->large_frame = 0;
         memset(r->pages, 0, sizeof(r->pages));
         if (r->frames)
             memset(r->frames, 0, 512 * sizeof(*r->frames));
@@ -230,8 +276,8 @@ static void space_off(SoftCpu *cpu, MirrorSpace *s)
         return;
     s->on = false;
     space_drop(cpu->mirror, s);
-    deltas_install(cpu, s, false);
     if (s == cpu->mirror->current) {
+        deltas_install(cpu, s, false);
         cpu->mirror_on = false;
         soft_fetch_ids_forget(cpu);
     }
@@ -243,14 +289,15 @@ static void space_reset(SoftCpu *cpu, MirrorSpace *s, unsigned pcid, uint64_t ta
     s->pcid = pcid;
     s->table = table;
     s->ran = s->cost = 0;
-    s->needed = 4 * cpu->mirror->tick;
+    s->needed = cpu->mirror->at_once ? 0 : 4 * cpu->mirror->tick;
     s->allowance = 50 * cpu->mirror->tick;
     s->rest = 100 * cpu->mirror->tick;
-    for (unsigned i = 0; i < s->n_windows; i++) {
-        munmap(s->window[i].host - GUARD_SIZE, WINDOW_SIZE + 2 * GUARD_SIZE);
-        atomic_fetch_sub(&host_windows, 1);
-    }
-    s->n_windows = 0;
+    windows_free(cpu, s);
+}
+
+static MirrorSpace *space_of(SoftMirror *m, unsigned pcid)
+{
+    return &m->space[(pcid & 7) | (pcid >> 8 & 8)];
 }
 
 static void space_leave(SoftCpu *cpu)
@@ -275,7 +322,7 @@ void mirror_load_cr3(SoftCpu *cpu, bool flushed)
         return;
     unsigned pcid = cpu->cr3 & 0xfff;
     uint64_t table = cpu->cr3 & 0x000ffffffffff000u;
-    MirrorSpace *s = &m->space[pcid % SPACES];
+    MirrorSpace *s = space_of(m, pcid);
     if (s->pcid != pcid || s->table != table)
         space_reset(cpu, s, pcid, table);
     else if (flushed)
@@ -291,14 +338,14 @@ void mirror_load_cr3(SoftCpu *cpu, bool flushed)
 void mirror_drop_pcid(SoftCpu *cpu, unsigned pcid)
 {
     SoftMirror *m = cpu->mirror;
-    if (m && m->space[pcid % SPACES].pcid == pcid)
-        space_drop(m, &m->space[pcid % SPACES]);
+    if (m && space_of(m, pcid)->pcid == pcid)
+        space_drop(m, space_of(m, pcid));
 }
 
 void mirror_drop_page(SoftCpu *cpu, unsigned pcid, uint64_t linear)
 {
     SoftMirror *m = cpu->mirror;
-    MirrorSpace *s = m ? &m->space[pcid % SPACES] : NULL;
+    MirrorSpace *s = m ? space_of(m, pcid) : NULL;
     if (!s || s->pcid != pcid || !s->n_regions)
         return;
     MirrorRegion *r = region_find(s, linear, false);
@@ -313,25 +360,26 @@ void mirror_drop_all(SoftCpu *cpu)
         space_drop(m, &m->space[i]);
 }
 
+/* The page may not be written from here any more. */
+static void region_protect(SoftMirror *m, MirrorSpace *s, MirrorRegion *r, uint32_t frame)
+{
+    uint64_t linear = (r->number - 1) << REGION_BITS;
+    if (r->large_frame && frame - r->large_frame < 512)
+        page_drop(m, s, r, linear);
+    for (unsigned page = 0; r->frames && page < 512; page++)
+        if (r->frames[page] == frame)
+            page_drop(m, s, r, linear + page * 4096);
+}
+
 void mirror_protect(SoftCpu *cpu, uint64_t gpa, bool all)
 {
     SoftMirror *m = cpu->mirror;
-    uint32_t frame = (uint32_t)(gpa >> 12) + 1;
     if (all)
         mirror_drop_all(cpu);
     for (unsigned i = 0; m && !all && i < SPACES; i++) {
         MirrorSpace *s = &m->space[i];
-        for (unsigned k = 0; s->n_regions && k < REGIONS; k++) {
-            MirrorRegion *r = &s->regions[k];
-            uint64_t linear = (r->number - 1) << REGION_BITS;
-            if (!r->number || !r->frames)
-                continue;
-            if (r->large && r->frames[0] && frame - r->frames[0] < 512)
-                page_drop(m, s, r, linear);
-            for (unsigned page = 0; !r->large && page < 512; page++)
-                if (r->frames[page] == frame)
-                    page_drop(m, s, r, linear + page * 4096);
-        }
+        for (unsigned k = 0; k < s->n_regions; k++)
+            region_protect(m, s, &s->regions[s->used[k]], (uint32_t)(gpa >> 12) + 1);
     }
 }
 
@@ -348,10 +396,18 @@ static uint64_t thread_time(const SoftMirror *m)
 /* A fifth of its time went into the mirror: it is better off without, each time for longer. */
 static bool costs_too_much(const SoftMirror *m, MirrorSpace *s)
 {
-    if (s->cost < s->look)
+    if (s->cost < s->look || m->at_once)
         return false;
+    uint64_t now = thread_time(m);
     s->look = s->cost + m->tick;
-    return (s->cost - s->allowance) * 5 > thread_time(m) - s->on_since;
+    if ((s->cost - s->allowance) * 5 > now - s->on_since)
+        return true;
+    if (now - s->on_since > 1000 * m->tick) { /* what was long ago must not excuse what is now */
+        s->on_since = now;
+        s->cost = 0;
+        s->look = s->allowance;
+    }
+    return false;
 }
 
 static void promote(SoftCpu *cpu, MirrorSpace *s)
@@ -403,52 +459,78 @@ static bool map_again(SoftVm *vm, uint8_t *host, uint64_t size, bool writable, u
 
 static bool frame_note(MirrorRegion *r, uint64_t linear, const SoftUserPage *page)
 {
+    uint32_t frame = (uint32_t)(page->gpa >> 12) + 1;
+    if (page->large) {
+        r->large_frame = frame;
+        return true;
+    }
     if (!r->frames && !(r->frames = g_try_new0(uint32_t, 512)))
         return false;
-    r->frames[page->large ? 0 : (linear >> 12) % 512] = (uint32_t)(page->gpa >> 12) + 1;
+    r->frames[(linear >> 12) % 512] = frame;
     return true;
+}
+
+/* The linear address that host address @at of a window stands for; UINT64_MAX: it is in none. */
+static uint64_t linear_of(const MirrorSpace *s, uint64_t at)
+{
+    for (unsigned i = 0; i < s->n_windows; i++)
+        if (at - (uintptr_t)s->window[i].host < WINDOW_SIZE)
+            return (uint64_t)s->window[i].index << MIRROR_WINDOW_BITS |
+                   (at - (uintptr_t)s->window[i].host);
+    return UINT64_MAX;
+}
+
+/* Something was used where there is no window. Too far spread: off at the next chance, and for good. */
+static void window_missing(SoftCpu *cpu, MirrorSpace *s, uint64_t at)
+{
+    SoftMirror *m = cpu->mirror;
+    if (at - (uintptr_t)guard >= WINDOW_SIZE || windows_scan(cpu, s))
+        return;
+    s->rest = UINT64_MAX / 4;
+    s->cost += m->at_once ? 0 : UINT64_MAX / 16;
+}
+
+static bool fill(SoftCpu *cpu, MirrorSpace *s, uint64_t linear, unsigned access)
+{
+    SoftMirror *m = cpu->mirror;
+    uint64_t size = 4096;
+    SoftUserPage page;
+
+    if (!soft_user_page(cpu, linear, access, &page))
+        return false;
+    if (!map_allowed(cpu) || s->n_regions >= REGIONS_MAX)
+        for (unsigned i = 0; i < SPACES; i++)
+            space_drop(m, &m->space[i]);
+    MirrorRegion *r = region_find(s, linear, true);
+    if (page.large) {
+        linear &= ~(uint64_t)0x1fffff;
+        size = 1u << REGION_BITS;
+        r->large = true;
+    } else {
+        r->pages[(linear >> 12) % 512 / 64] |= 1ull << ((linear >> 12) % 64);
+    }
+    s->n_maps++;
+    m->n_maps++;
+    atomic_fetch_add(&host_maps, 1);
+    vcpu_count(&cpu->stats.mirror_fills, 1);
+    return (!page.writable || frame_note(r, linear, &page)) &&
+           map_again(soft_vm(cpu), page.host, size, page.writable, host_of(s, linear));
 }
 
 bool mirror_fill(SoftCpu *cpu, uint64_t at, unsigned access)
 {
     SoftMirror *m = cpu->mirror;
     MirrorSpace *s = m ? m->current : NULL;
-    uint64_t start = __rdtsc(), linear = 0, size = 4096;
-    SoftUserPage page;
-    bool found = false;
+    uint64_t start = __rdtsc();
 
     if (!s || !s->on)
         return false;
-    for (unsigned i = 0; i < s->n_windows && !found; i++) {
-        found = at - (uintptr_t)s->window[i].host < WINDOW_SIZE;
-        linear = (uint64_t)s->window[i].index << MIRROR_WINDOW_BITS | (at - (uintptr_t)s->window[i].host);
-    }
-    if (!found) {
-        if (at - (uintptr_t)guard < WINDOW_SIZE && !windows_scan(cpu, s))
-            s->needed = UINT64_MAX; /* too far spread: off at the next chance */
-        return false;
-    }
-    linear &= ~(uint64_t)4095;
-    if (!soft_user_page(cpu, linear, access, &page)) {
-        cost_add(m, s, start, FAULT_US);
-        return false;
-    }
-    if (s->n_maps >= MAPS_MAX / soft_vm(cpu)->vm.config.n_vcpus || s->n_regions >= REGIONS_MAX)
-        space_drop(m, s);
-    MirrorRegion *r = region_find(s, linear, true);
-    if (page.large) {
-        linear &= ~(uint64_t)0x1fffff;
-        size = 1u << REGION_BITS;
-    }
-    s->n_maps++;
-    if (page.large)
-        r->large = true;
-    else
-        r->pages[(linear >> 12) % 512 / 64] |= 1ull << ((linear >> 12) % 64);
-    bool mapped = (!page.writable || frame_note(r, linear, &page)) &&
-                  map_again(soft_vm(cpu), page.host, size, page.writable, host_of(s, linear));
-    cost_add(m, s, start, FILL_US);
-    return mapped;
+    uint64_t linear = linear_of(s, at);
+    if (linear == UINT64_MAX)
+        window_missing(cpu, s, at);
+    bool done = linear != UINT64_MAX && fill(cpu, s, linear & ~(uint64_t)4095, access);
+    cost_add(m, s, start, done ? FILL_US : FAULT_US);
+    return done;
 }
 
 /* ---- lifetime ---- */
@@ -465,6 +547,7 @@ void mirror_init(SoftCpu *cpu)
     if (!m)
         return;
     m->tick = vcpu_host_tsc_khz();
+    m->at_once = vm->vm.config.tuning.mirror_now;
     m->stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m->stack == MAP_FAILED) {
         g_free(m);
