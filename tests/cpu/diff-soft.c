@@ -251,5 +251,13 @@ bool diff_soft_values_hold(const DiffCase *c, const DiffState *after)
     if (!diff_translator || c->code32 || c->row->kind == DIFF_SEQUENCE)
         return true;
     const Translation *t = cpu->code->translation;
-    return t->rip != c->in.rip || coalesce_values_hold(t, c->in.gpr, after->gpr);
+    if (t->rip != c->in.rip)
+        return true;
+    for (unsigned r = 0; r < 16; r++) {
+        int64_t moved = (int64_t)(after->gpr[r] - c->in.gpr[r]);
+        if (!t->helper[0] && (moved >= MIRROR_STEP_MAX || moved <= -MIRROR_STEP_MAX) &&
+            mirror_keeps(t, &t->op[0], r))
+            return false;
+    }
+    return coalesce_values_hold(t, c->in.gpr, after->gpr);
 }

@@ -200,6 +200,9 @@ void code_link(SoftCpu *cpu, CodeExit *x, CodeBlock *b);
 void mirror_delta(Translation *t, unsigned address);
 EmitOperand mirror_memory(Translation *t, const SoftOp *op, unsigned access);
 EmitOperand mirror_memory_at(Translation *t, const SoftOp *op, unsigned base, int32_t disp, unsigned access);
+#define MIRROR_STEP_MAX (1 << 20) /* far less than the guards, even 64 times */
+/* Whether the current op leaves @base where it was, or moves it by a constant of less than MIRROR_STEP_MAX. */
+bool mirror_keeps(const Translation *t, const SoftOp *op, unsigned base);
 /* After each op: forgets what it changed. */
 void mirror_op_done(Translation *t, const SoftOp *op);
 

@@ -14,9 +14,6 @@
 #include "vcpu/soft/translate/cache.h"
 #include "vcpu/soft/translate/mirror.h"
 
-/* What a block may add to a base register between two looks: far less than the guards, even 64 times. */
-#define STEP_MAX (1 << 20)
-
 static void site_add(Translation *t, const SoftOp *op, unsigned access)
 {
     CodeCache *c = t->cache;
@@ -92,7 +89,7 @@ EmitOperand mirror_memory_at(Translation *t, const SoftOp *op, unsigned base, in
 
 static bool adds_little(const SoftOp *op)
 {
-    return op->size == 8 && (int64_t)op->imm < STEP_MAX && (int64_t)op->imm > -STEP_MAX;
+    return op->size == 8 && (int64_t)op->imm < MIRROR_STEP_MAX && (int64_t)op->imm > -MIRROR_STEP_MAX;
 }
 
 /* An op that writes no register but its operands, and uses no temporary but for them. */
@@ -113,8 +110,8 @@ static bool names(const SoftOp *op, unsigned base)
     return op->reg == base || op->rm == base || (op->reg & ~7u) == base * 8 || (op->rm & ~7u) == base * 8;
 }
 
-/* Whether @op leaves TEMP1, and @base where it was or moved by a small constant. */
-static bool keeps(const Translation *t, const SoftOp *op, unsigned base)
+/* TEMP1 is left alone too. */
+bool mirror_keeps(const Translation *t, const SoftOp *op, unsigned base)
 {
     const TranslateInfo *info = &t->info[t->i];
     const char *name;
@@ -139,6 +136,6 @@ static bool keeps(const Translation *t, const SoftOp *op, unsigned base)
 
 void mirror_op_done(Translation *t, const SoftOp *op)
 {
-    if (t->mirror_base >= 0 && !keeps(t, op, (unsigned)t->mirror_base))
+    if (t->mirror_base >= 0 && !mirror_keeps(t, op, (unsigned)t->mirror_base))
         t->mirror_base = -1;
 }
