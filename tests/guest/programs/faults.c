@@ -312,7 +312,8 @@ static void far_bases(void)
     for (unsigned i = 0; i < 100; i++) {
         uint64_t by_rbp = 0, by_rdi = 0;
         RUN((&(struct regs){.rbp = -16ull, .rdi = -16ull}),
-            "movq words+16(%%rbp), %%rcx; movq words+24(%%rdi), %%rdx; movq %%rcx, words+32(%%rbp); movq %%rdx, words+40(%%rbp)");
+            "movq words+16(%%rbp), %%rcx; movq words+24(%%rdi), %%rdx; "
+            "movq %%rcx, words+32(%%rbp); movq %%rdx, words+40(%%rbp)");
         memcpy(&by_rbp, &words[2], 8);
         memcpy(&by_rdi, &words[3], 8);
         CHECK_EQUAL(by_rbp, 0x1111);
