@@ -267,5 +267,6 @@ VcpuExit soft_run(Vcpu *vcpu, GError **err)
     soft_sync_enter(cpu);
     VcpuExit exit = loop(cpu);
     soft_sync_leave(cpu);
+    mirror_thread_end(cpu);
     return exit;
 }

@@ -58,6 +58,7 @@ struct SoftMirror {
     unsigned n_maps, n_windows; /* of all spaces */
     bool at_once;       /* for tests: every process has a mirror, from its start to its end */
     void *stack;        /* for signals */
+    stack_t stack_before; /* the thread's outside run */
 };
 
 #define STACK_SIZE 65536u
@@ -582,11 +583,19 @@ void mirror_thread_start(SoftCpu *cpu)
         return;
     /* Disarmed while a handler runs: RSP is the guest's, and the kernel must not take it for this stack. */
     stack_t stack = {.ss_sp = m->stack, .ss_size = STACK_SIZE, .ss_flags = (int)SS_AUTODISARM};
-    if (sigaltstack(&stack, NULL) < 0)
+    if (sigaltstack(&stack, &m->stack_before) < 0)
         g_error("sigaltstack: %s", g_strerror(errno));
     sigemptyset(&set);
     sigaddset(&set, SIGSEGV);
     sigaddset(&set, SIGBUS);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     mirror_thread_signals(cpu);
+}
+
+void mirror_thread_end(SoftCpu *cpu)
+{
+    SoftMirror *m = cpu->mirror;
+    /* The thread's own: a sanitizer, for one, unmaps at the thread's end what is set then. */
+    if (m && sigaltstack(&m->stack_before, NULL) < 0)
+        g_error("sigaltstack: %s", g_strerror(errno));
 }

@@ -29,6 +29,8 @@ void mirror_init(SoftCpu *cpu);
 void mirror_free(SoftCpu *cpu);
 /* On the vCPU's thread, before it runs: signals and their stack. */
 void mirror_thread_start(SoftCpu *cpu);
+/* When it returns: the thread's own signal stack comes back. */
+void mirror_thread_end(SoftCpu *cpu);
 /* The part of it in mirror-signal.c. */
 void mirror_thread_signals(SoftCpu *cpu);
 
