@@ -2,6 +2,7 @@
 """What the side-by-side measurements share: where programs and guests are, how to start both machines, medians and ratios."""
 import os
 import pathlib
+import re
 import shutil
 import statistics
 import subprocess
@@ -63,16 +64,17 @@ class Guest:
 
 
 def overhead_kib(pid, guest_mib):
-    """Resident memory of a process apart from its guest's RAM (a mapping of at least half the guest's size), in KiB."""
-    total = 0
-    size = rss = 0
+    """Memory of a process apart from its guest's RAM, in KiB: what it has mapped twice (Pss) counts once. RAM is a memfd whose
+    name says so, or a mapping of at least half the guest's size."""
+    total = size = 0
+    ram = False
     for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if line.startswith("Size:"):
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            ram = "lodge-guest-ram" in line or "memory-backend" in line
+        elif line.startswith("Size:"):
             size = int(line.split()[1])
-        elif line.startswith("Rss:"):
-            rss = int(line.split()[1])
-            if size < guest_mib * 1024 // 2:
-                total += rss
+        elif line.startswith("Pss:") and not ram and size < guest_mib * 1024 // 2:
+            total += int(line.split()[1])
     return total
 
 
