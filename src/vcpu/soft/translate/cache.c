@@ -47,11 +47,6 @@ SoftOp *code_op_copy(CodeCache *c, const SoftOp *op)
 
 /* ---- forgetting ---- */
 
-static void fetch_ids_clear(SoftCpu *cpu)
-{
-    memset(cpu->fetch_ids, 0, sizeof(cpu->fetch_ids));
-}
-
 /* The first one only sets up. */
 static void account(SoftCpu *cpu, uint64_t ticks)
 {
@@ -71,7 +66,7 @@ void code_cache_flush(SoftCpu *cpu)
     memset(c->front, 0, sizeof(c->front));
     for (unsigned i = 0; i < SOFT_JUMPS; i++)
         cpu->jump[i] = code_rx(c, c->thunk.miss);
-    fetch_ids_clear(cpu);
+    soft_fetch_ids_forget(cpu);
     c->used = c->start;
     c->records = c->size;
     c->n_mirrored = 0;
@@ -152,7 +147,6 @@ void code_block_add(CodeCache *c, CodeBlock *b)
     CodeBlock **slot = &b->page->block[chain_of(b->rip)];
     b->next = *slot;
     *slot = b;
-    c->n_blocks++;
     c->since_flush++;
 }
 

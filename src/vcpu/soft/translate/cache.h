@@ -111,7 +111,6 @@ struct CodeCache {
     bool no_chains;    /* for tests: every exit asks the dispatcher */
     bool stopped;      /* the op in soft_op_run went through to its end */
     CodeThunks thunk;
-    uint64_t n_blocks, n_refills, n_slow, n_helpers, n_dispatches;
     uint64_t ticks; /* of the host's TSC, spent translating */
     CodeMirrored *mirrored; /* ascending */
     uint32_t n_mirrored, mirrored_max;
@@ -189,7 +188,10 @@ void code_pages_check(SoftCpu *cpu);
 CodeBlock *translate_block(SoftCpu *cpu, CodePage *page, const uint8_t *host);
 
 /* ---- exit.c ---- */
-/* Saves EFLAGS into SoftCpu.arith, and restores them; both by way of TEMP0. */
+/* EFLAGS into SoftCpu.arith, and back; RAX is lost. */
+void code_flags_store(Emit *e);
+void code_flags_load(Emit *e);
+/* Saves EFLAGS into SoftCpu.arith, and restores them; RAX is kept in TEMP0. */
 void code_flags_save(Emit *e);
 void code_flags_restore(Emit *e);
 /* Makes @x lead to @b without the dispatcher. */

@@ -93,19 +93,14 @@ static void glue_check(Emit *e, const CodePage *page, bool poll, const uint8_t *
 void code_flags_save(Emit *e)
 {
     emit_mov(e, TEMP0, HOST_RAX);
-    emit_lahf(e);
-    emit_setcc(e, 0, HOST_RAX);
-    emit_store16(e, GS_FIELD(arith), HOST_RAX);
+    code_flags_store(e);
     emit_mov(e, HOST_RAX, TEMP0);
 }
 
 void code_flags_restore(Emit *e)
 {
-    static const uint8_t add_al[] = {0x04, 0x7f};
     emit_mov(e, TEMP0, HOST_RAX);
-    emit_load16_zero(e, HOST_RAX, GS_FIELD(arith));
-    emit_bytes(e, add_al, sizeof(add_al));
-    emit_sahf(e);
+    code_flags_load(e);
     emit_mov(e, HOST_RAX, TEMP0);
 }
 

@@ -78,7 +78,6 @@ const void *translate_slow(SoftCpu *cpu)
     CodeCache *c = cpu->code;
     const CodeSite *site = (const CodeSite *)(c->rw + cpu->site);
     uint32_t flushes = c->flushes;
-    c->n_slow++;
     cpu->rip = site->rip;
     cpu->code_exit = 0;
     soft_op_run(cpu, site->op ? site->op : step_decode(cpu, site->rip));
@@ -89,17 +88,8 @@ const void *translate_slow(SoftCpu *cpu)
 
 const void *translate_helper(SoftCpu *cpu)
 {
-    CodeCache *c = cpu->code;
-    const CodeSite *site = (const CodeSite *)(c->rw + cpu->site);
-    uint32_t flushes = c->flushes;
-    c->n_helpers++;
     vcpu_count(&cpu->stats.exits_helper, 1);
-    cpu->rip = site->rip;
-    cpu->code_exit = 0;
-    soft_op_run(cpu, site->op);
-    if (c->flushes != flushes || !may_resume(cpu, site))
-        return NULL;
-    return code_rx(c, site->resume);
+    return translate_slow(cpu);
 }
 
 const void *translate_refill(SoftCpu *cpu, uint64_t linear)
@@ -110,7 +100,6 @@ const void *translate_refill(SoftCpu *cpu, uint64_t linear)
     SoftTranslation t;
     uint32_t error;
 
-    c->n_refills++;
     if ((linear & 4095) + site->size > 4096 || (site->align && (linear & (site->align - 1u))) ||
         !soft_canonical(linear))
         return NULL;
@@ -210,7 +199,6 @@ void soft_translate_run(SoftCpu *cpu)
             mirror_ready(cpu);
         uint32_t key = translate_key(cpu), flushes = c->flushes, exit = cpu->code_exit;
         cpu->code_exit = 0;
-        c->n_dispatches++;
         code_pages_check(cpu);
         if (cpu->second_missing)
             second_page_look(cpu, key);

@@ -129,14 +129,6 @@ static void emit_call(Emit *e, const void *function)
     emit_rm(e, (EmitForm){.opcode = 0xff}, 2, emit_reg(HOST_RAX));
 }
 
-static void emit_flags_in(Emit *e)
-{
-    emit_load16_zero(e, HOST_RAX, GS_FIELD(arith));
-    static const uint8_t restore[] = {0x04, 0x7f}; /* add $0x7f,%al: OF */
-    emit_bytes(e, restore, sizeof(restore));
-    emit_sahf(e);
-}
-
 /* ---- the thunks ---- */
 
 static void emit_enter(Emit *e)
@@ -146,7 +138,7 @@ static void emit_enter(Emit *e)
     emit_lea(e, HOST_RSP, emit_mem(HOST_RSP, -8)); /* 16-aligned at calls */
     emit_store(e, GS_FIELD(host_rsp), HOST_RSP);
     emit_store(e, GS_FIELD(enter_target), HOST_RSI);
-    emit_flags_in(e);
+    code_flags_load(e);
     EMIT_RELOAD(e, changed);
     EMIT_RELOAD(e, kept);
     emit_jmp_operand(e, GS_FIELD(enter_target));
@@ -166,9 +158,7 @@ static void emit_leave(CodeCache *c, Emit *e)
 {
     c->thunk.leave_host = code_offset(c, e->at);
     emit_store(e, GS_GPR(HOST_RAX), HOST_RAX);
-    emit_lahf(e);
-    emit_setcc(e, 0, HOST_RAX);
-    emit_store16(e, GS_FIELD(arith), HOST_RAX);
+    code_flags_store(e);
     emit_load(e, HOST_RAX, GS_GPR(HOST_RAX));
     c->thunk.leave_saved = code_offset(c, e->at);
     EMIT_SPILL(e, changed);
@@ -199,7 +189,7 @@ static void emit_resume(Emit *e, bool flags)
     emit_vectors_in(e);
     emit_patch(skip, e->at);
     if (flags)
-        emit_flags_in(e);
+        code_flags_load(e);
     EMIT_RELOAD(e, changed);
 }
 
