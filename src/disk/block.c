@@ -5,9 +5,12 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "disk/iov.h"
+#include "disk/format/formats.h"
 #include "disk/node.h"
+#include "disk/transport/transport.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The longest chain of backing images; each costs a descriptor and a look-up a read. */
@@ -18,45 +21,114 @@ typedef struct Visited {
     uint64_t device, inode;
 } Visited;
 
-static BlockNode *open_one(BlockFile *taken, const BlockOpen *options, GArray *chain,
-                           GError **err);
+const BlockOption block_node_options[] = {
+    {"driver", BLOCK_OPTION_STRING, "the format or transport", NULL},
+    {"node-name", BLOCK_OPTION_STRING, "accepted for QEMU's sake", NULL},
+    {"file", BLOCK_OPTION_TREE, "the node below", NULL},
+    {"filename", BLOCK_OPTION_STRING, "the file below, by name", NULL},
+    {"backing", BLOCK_OPTION_TREE, "the backing image; null: none", NULL},
+    {"read-only", BLOCK_OPTION_BOOL, "open for reading only", NULL},
+    {"auto-read-only", BLOCK_OPTION_BOOL, "accepted for QEMU's sake", NULL},
+    {"force-share", BLOCK_OPTION_BOOL, "take no locks", NULL},
+    {"discard", BLOCK_OPTION_STRING, "ignore (off), unmap (on)", NULL},
+    {"detect-zeroes", BLOCK_OPTION_STRING, "off, on, unmap", NULL},
+    {"cache", BLOCK_OPTION_TREE, "direct, no-flush", NULL},
+    {"snapshot", BLOCK_OPTION_TREE, "snapshot.id, snapshot.name", NULL},
+    {NULL, 0, NULL, NULL},
+};
 
-/*
- * @written, the backing file's name as @node has it, as a path to open. A relative name is
- * meant from the folder of the image that names it.
- */
-static char *resolve_backing(const BlockNode *node, const char *written, GError **err)
+static BlockNode *open_one(BlockFile *taken, const BlockOpen *options, GError **err);
+
+char *block_reference_path(const char *image_path, const char *written)
 {
-    if (g_str_has_prefix(written, "file:"))
-        written += strlen("file:");
-    const char *colon = strchr(written, ':');
-    const char *slash = strchr(written, '/');
-    if (colon && (!slash || colon < slash)) {
-        lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                   "%s: the backing file \"%s\" uses the protocol \"%.*s\"; only files and block "
-                   "devices of the host are supported",
-                   node->path, written, (int)(colon - written), written);
-        return NULL;
-    }
-    if (g_path_is_absolute(written))
+    const char *colon = strchr(written, ':'), *slash = strchr(written, '/');
+    if (g_path_is_absolute(written) || (colon && (!slash || colon < slash)))
+        return g_strdup(g_str_has_prefix(written, "file:") ? written + strlen("file:") : written);
+    if (g_str_has_prefix(image_path, "json:"))
         return g_strdup(written);
-    g_autofree char *folder = g_path_get_dirname(node->path);
-    if (!strcmp(folder, "."))
+    const char *last = strrchr(image_path, '/');
+    if (!last)
         return g_strdup(written);
-    return g_build_filename(folder, written, NULL);
+    return g_strdup_printf("%.*s/%s", (int)(last - image_path), image_path, written);
 }
 
-static bool open_backing(BlockNode *node, const BlockOpen *options, GArray *chain, GError **err)
+char *block_backing_full_path(const BlockNode *node)
 {
-    g_autofree char *path = resolve_backing(node, node->backing_path, err);
-    if (!path)
-        return false;
-    BlockOpen below = *options;
+    return node->backing_path ? block_reference_path(node->path, node->backing_path) : NULL;
+}
+
+bool block_reference_allowed(const BlockOpen *how, const char *path, GError **err)
+{
+    static const char *const closed[] = {"/etc/", "/proc/", "/sys/", "/root/.", "/run/"};
+    if (!how->referenced || how->trust_references)
+        return true;
+    g_autofree char *real = realpath(path, NULL);
+    for (size_t i = 0; real && i < G_N_ELEMENTS(closed); i++) {
+        if (g_str_has_prefix(real, closed[i]))
+            return lodge_fail(err, LODGE_ERROR_DENIED,
+                              "%s: an image refers to this file, and images do not get to read "
+                              "%s* (LODGE_IMAGE_REFERENCES=any allows it)",
+                              path, closed[i]);
+    }
+    return true;
+}
+
+/* What @how says about the node under @role; NULL: nothing. */
+static const json_t *role_options(const BlockOpen *how, const char *role)
+{
+    return how->options ? json_object_get(how->options, role) : NULL;
+}
+
+/* For a node or file below: its part of the tree, or the path that the image gives. */
+static BlockOpen below_of(const BlockNode *node, const BlockOpen *how, const json_t *own,
+                          const char *path)
+{
+    BlockOpen below = *how;
+    below.options = own;
+    below.format = NULL;
+    below.snapshot = NULL;
     below.path = path;
-    below.format = node->backing_format;
+    below.direct = node->direct;
+    below.no_flush = node->no_flush;
+    below.read_only = node->read_only;
+    if (!own || (!json_object_get(own, "file") && !json_object_get(own, "filename")))
+        below.referenced = true;
+    else
+        below.path = NULL;
+    return below;
+}
+
+BlockFile *block_reference_open(BlockNode *node, const BlockOpen *how, const char *role,
+                                const char *written, bool write, GError **err)
+{
+    const json_t *own = role_options(how, role);
+    g_autofree char *path = written ? block_reference_path(node->path, written) : NULL;
+    BlockOpen below = below_of(node, how, own, path);
+    below.read_only = !write;
+    if (!path && !own) {
+        lodge_fail(err, LODGE_ERROR_INVALID, "%s: its %s is not named", node->path, role);
+        return NULL;
+    }
+    return block_transport_open(&below, below.path ? NULL : own, err);
+}
+
+static bool open_backing(BlockNode *node, const BlockOpen *how, GError **err)
+{
+    const json_t *own = role_options(how, "backing");
+    if (json_is_string(own) && *json_string_value(own))
+        return lodge_fail(err, LODGE_ERROR_NOT_FOUND, "Cannot find device='' nor node-name='%s'",
+                          json_string_value(own));
+    if (how->no_backing || json_is_null(own) || json_is_string(own) ||
+        (!node->backing_path && !own))
+        return true;
+    g_autofree char *path = block_backing_full_path(node);
+    BlockOpen below = below_of(node, how, own, path);
     below.read_only = true;
+    below.repair = false;
+    if (!block_option_given(own, "driver"))
+        below.format = node->backing_format;
     g_autoptr(GError) cause = NULL;
-    node->backing = open_one(NULL, &below, chain, &cause);
+    node->backing = open_one(NULL, &below, &cause);
     if (!node->backing) {
         GError *copy = g_error_new(LODGE_ERROR, cause->code, "%s: its backing file: %s",
                                    node->path, cause->message);
@@ -83,62 +155,188 @@ static bool remember(GArray *chain, const BlockFile *file, GError **err)
     return true;
 }
 
-static bool choose_format(BlockNode *node, const BlockOpen *options, GError **err)
+static bool choose_format(BlockNode *node, const BlockOpen *how, GError **err)
 {
-    if (options->format) {
-        node->format = block_format_find(options->format);
+    const char *name = block_option_string(how->options, NULL, "driver");
+    if (name && how->format)
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Cannot specify both 'driver' and 'format' (\"%s\", \"%s\")", name,
+                          how->format);
+    if (!name)
+        name = how->format;
+    if (name) {
+        const BlockTransport *bare = block_transport_find(name);
+        node->format = bare ? &block_format_raw : block_format_find(name);
+        node->driver = bare ? bare->name : NULL;
         if (node->format)
             return true;
         g_autofree char *names = block_format_names();
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: the format \"%s\" is not supported; %s are", options->path,
-                          options->format, names);
+                          "%s: the format \"%s\" is not supported; %s are", node->path, name,
+                          names);
     }
     uint8_t head[PROBE_BYTES];
     int result = block_file_read(node->file, 0, head, sizeof(head));
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot read the start of the image",
-                                options->path);
+                                node->path);
     node->format = block_format_probe(head, sizeof(head));
     node->probed_raw = !strcmp(node->format->name, "raw");
     return true;
 }
 
-static BlockNode *open_one(BlockFile *taken, const BlockOpen *options, GArray *chain,
-                           GError **err)
+/* The node's own modes: what @how says, changed by what the tree says. */
+static bool set_modes(BlockNode *node, const BlockOpen *how, GError **err)
 {
-    BlockFile *file = taken ? taken : block_file_open(options, err);
-    if (!file)
+    const json_t *own = how->options, *cache = own ? json_object_get(own, "cache") : NULL;
+    const char *discard = block_option_string(own, NULL, "discard");
+    node->read_only = how->read_only;
+    node->no_flush = how->no_flush;
+    node->direct = how->direct;
+    node->shared = how->shared;
+    node->discard_unmap = discard ? !strcmp(discard, "unmap") || !strcmp(discard, "on")
+                                  : how->discard_unmap;
+    return block_option_bool(own, NULL, "read-only", &node->read_only, err) &&
+           block_option_bool(own, NULL, "force-share", &node->shared, err) &&
+           block_option_bool(cache, NULL, "direct", &node->direct, err) &&
+           block_option_bool(cache, NULL, "no-flush", &node->no_flush, err);
+}
+
+static BlockFile *open_file(BlockNode *node, const BlockOpen *how, GError **err)
+{
+    const json_t *own = how->options, *file = own ? json_object_get(own, "file") : NULL;
+    const char *driver = block_option_string(own, NULL, "driver");
+    BlockOpen below = *how;
+    below.read_only = node->read_only;
+    below.no_flush = node->no_flush;
+    below.direct = node->direct;
+    below.shared = node->shared;
+    below.snapshot = NULL;
+    if (json_is_string(file)) {
+        lodge_fail(err, LODGE_ERROR_NOT_FOUND, "Cannot find device='' nor node-name='%s'",
+                   json_string_value(file));
         return NULL;
+    }
+    below.format = NULL;
+    if (file)
+        return block_transport_open(&below, file, err);
+    if (driver && block_transport_find(driver))
+        return block_transport_open(&below, own, err);
+    if (!below.path)
+        below.path = block_option_string(own, NULL, "filename");
+    if (!below.path) {
+        lodge_fail(err, LODGE_ERROR_INVALID,
+                   "A block device must be specified for \"file\"");
+        return NULL;
+    }
+    below.options = NULL;
+    return block_transport_open(&below, NULL, err);
+}
+
+/* A name for messages, and to find relative references from. */
+static char *name_of(const BlockOpen *how)
+{
+    const json_t *own = how->options, *file = own ? json_object_get(own, "file") : NULL;
+    const char *name = block_option_string(json_is_object(file) ? file : own, NULL, "filename");
+    if (how->path)
+        return g_strdup(how->path);
+    if (name && (!file || json_object_size(file) <= 2))
+        return g_strdup(name);
+    g_autofree char *text = json_dumps(own, JSON_COMPACT);
+    char *path = g_strdup_printf("json:%s", text ? text : "{}");
+    return path;
+}
+
+static bool open_view(BlockNode *node, const BlockOpen *how, GError **err)
+{
+    const json_t *own = how->options ? json_object_get(how->options, "snapshot") : NULL;
+    const char *which = how->snapshot;
+    if (!which)
+        which = block_option_string(own, NULL, "id");
+    if (!which)
+        which = block_option_string(own, NULL, "name");
+    if (!which)
+        return true;
+    if (!node->format->snapshots)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: the format \"%s\" has no internal snapshots", node->path,
+                          node->format->name);
+    return node->format->snapshots->view(node, which, err);
+}
+
+static BlockNode *open_named(BlockFile *taken, const BlockOpen *how, GError **err)
+{
     g_autoptr(BlockNode) node = g_new0(BlockNode, 1);
     node->refs = 1;
-    node->file = file;
-    node->path = g_strdup(options->path);
-    node->read_only = options->read_only;
-    node->no_flush = options->no_flush;
-    node->discard_unmap = options->discard_unmap;
+    node->path = name_of(how);
+    node->objects = how->objects;
     node->queues = g_ptr_array_new();
     g_mutex_init(&node->queues_lock);
-    if (!remember(chain, file, err) || !choose_format(node, options, err) ||
-        !node->format->open(node, options, err))
+    node->file = taken;
+    if (!set_modes(node, how, err))
         return NULL;
-    if (node->backing_path && !options->no_backing && !open_backing(node, options, chain, err))
+    if (!node->file)
+        node->file = open_file(node, how, err);
+    if (!node->file || !remember(how->visited, node->file, err) ||
+        !choose_format(node, how, err))
+        return NULL;
+    /* A bare transport looked at its options itself. */
+    if (!node->driver && !block_options_known(how->options, block_node_options,
+                                              node->format->open_options, node->format->name, err))
+        return NULL;
+    if (!node->format->open(node, how, err) || !open_backing(node, how, err))
         return NULL;
     if (node->format->activate && !node->format->activate(node, err))
         return NULL;
-    return g_steal_pointer(&node);
+    return open_view(node, how, err) ? g_steal_pointer(&node) : NULL;
+}
+
+/* "json:{...}" is a tree in the place of a name. */
+static BlockNode *open_one(BlockFile *taken, const BlockOpen *how, GError **err)
+{
+    if (!how->path || !g_str_has_prefix(how->path, "json:"))
+        return open_named(taken, how, err);
+    json_error_t problem;
+    json_auto_t *flat = json_loads(how->path + strlen("json:"), JSON_REJECT_DUPLICATES, &problem);
+    if (!json_is_object(flat)) {
+        block_file_close(taken);
+        lodge_fail(err, LODGE_ERROR_INVALID, "Could not parse the JSON options: %s",
+                   flat ? "not an object" : problem.text);
+        return NULL;
+    }
+    json_auto_t *tree = block_options_nest(flat, err);
+    if (!tree) {
+        block_file_close(taken);
+        return NULL;
+    }
+    if (how->options)
+        json_object_update((json_t *)tree, (json_t *)how->options);
+    BlockOpen named = *how;
+    named.path = NULL;
+    named.options = tree;
+    if (block_option_given(tree, "driver"))
+        named.format = NULL;
+    return open_named(taken, &named, err);
+}
+
+static BlockNode *open_first(BlockFile *file, const BlockOpen *options, GError **err)
+{
+    if (options->visited) /* a node below another one */
+        return open_one(file, options, err);
+    g_autoptr(GArray) visited = g_array_new(FALSE, FALSE, sizeof(Visited));
+    BlockOpen first = *options;
+    first.visited = visited;
+    return open_one(file, &first, err);
 }
 
 BlockNode *block_open(const BlockOpen *options, GError **err)
 {
-    g_autoptr(GArray) chain = g_array_new(FALSE, FALSE, sizeof(Visited));
-    return open_one(NULL, options, chain, err);
+    return open_first(NULL, options, err);
 }
 
 BlockNode *block_open_file(BlockFile *file, const BlockOpen *options, GError **err)
 {
-    g_autoptr(GArray) chain = g_array_new(FALSE, FALSE, sizeof(Visited));
-    return open_one(file, options, chain, err);
+    return open_first(file, options, err);
 }
 
 BlockNode *block_ref(BlockNode *node)
@@ -180,7 +378,7 @@ const char *block_path(const BlockNode *node)
 
 const char *block_format(const BlockNode *node)
 {
-    return node->format->name;
+    return node->driver ? node->driver : node->format->name;
 }
 
 BlockNode *block_backing(const BlockNode *node)

@@ -6,19 +6,28 @@
 #pragma once
 
 #include <glib.h>
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
 typedef struct BlockNode BlockNode;   /* an open image; reference counted */
 typedef struct BlockQueue BlockQueue; /* requests of one submitter */
+typedef struct BlockObjects BlockObjects; /* secrets and TLS credentials by id: disk/objects.h */
 
 /* How files are opened: so that a sandboxed process can be handed descriptors. Returns an fd or
  * -errno. */
 typedef int (*BlockOpener)(void *opaque, const char *path, int open_flags);
 
 typedef struct BlockOpen {
+    /* A file, a URI of a transport ("nbd://..."), "json:{...}"; NULL: @options names it. */
     const char *path;
+    /*
+     * QEMU's blockdev tree for this node and, nested, for those below it: "driver", "file",
+     * "backing", "read-only", the format's own. Overrides what the image says. NULL: nothing.
+     */
+    const json_t *options;
+    const BlockObjects *objects; /* what options refer to by id; NULL: none */
     const char *format; /* "raw", "qcow2", ...; NULL: probe (a raw image found by probing is opened
                            read-only at sector 0, as QEMU does) */
     bool read_only;
@@ -27,9 +36,13 @@ typedef struct BlockOpen {
     bool no_flush;      /* cache=unsafe */
     bool discard_unmap; /* discard='unmap': guest discards reach the file; else they are ignored */
     bool no_backing;    /* do not open the backing file */
+    const char *snapshot; /* read-only, as this internal snapshot (id or name) has it */
+    bool trust_references; /* files that the image names may be anywhere, /etc included */
     bool repair;        /* for block_check: open for writing what is marked corrupt or dirty */
     BlockOpener opener; /* NULL: open(2) */
     void *opener_opaque;
+    bool referenced;    /* an image led here; set by the disk layer itself */
+    GArray *visited;    /* the disk layer's: what is being opened, to find loops */
 } BlockOpen;
 
 BlockNode *block_open(const BlockOpen *options, GError **err);

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "disk/iov.h"
 #include "disk/node.h"
+#include "disk/transport/transport.h"
 
 #include <errno.h>
 #include <string.h>
@@ -35,32 +36,81 @@ int block_status_chain(BlockNode *node, uint64_t offset, uint64_t length, BlockE
     return 0;
 }
 
-const char *const *block_create_options(const char *format)
+const BlockOption *block_create_options(const char *format)
 {
     const BlockFormat *f = block_format_find(format);
-    return f ? f->create_options : NULL;
+    return f && f->create ? f->create_options : NULL;
+}
+
+const BlockOption *block_amend_options(const char *format)
+{
+    const BlockFormat *f = block_format_find(format);
+    return f ? f->amend_options : NULL;
+}
+
+bool block_preallocation(const json_t *options, BlockPreallocation *mode, GError **err)
+{
+    static const char *const names[] = {"off", "metadata", "falloc", "full"};
+    const char *text = block_option_string(options, NULL, "preallocation");
+    *mode = BLOCK_PREALLOCATE_OFF;
+    for (unsigned i = 0; text && i < G_N_ELEMENTS(names); i++) {
+        if (!strcmp(names[i], text)) {
+            *mode = (BlockPreallocation)i;
+            return true;
+        }
+    }
+    return !text || lodge_fail(err, LODGE_ERROR_INVALID,
+                               "Parameter 'preallocation' does not accept value '%s'", text);
+}
+
+static const BlockFormat *creatable(const BlockCreate *create, GError **err)
+{
+    const BlockFormat *format = block_format_find(create->format);
+    if (!format) {
+        lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Unknown file format '%s'", create->format);
+        return NULL;
+    }
+    if (!format->create) {
+        lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                   "Format driver '%s' does not support image creation", create->format);
+        return NULL;
+    }
+    if (create->size > INT64_MAX - MIB(4)) {
+        lodge_fail(err, LODGE_ERROR_LIMIT, "%s: an image of %" G_GUINT64_FORMAT " bytes",
+                   create->path, create->size);
+        return NULL;
+    }
+    if (create->backing && !block_option_find(format->create_options, "backing_file")) {
+        lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                   "Backing file not supported for file format '%s'", create->format);
+        return NULL;
+    }
+    return block_options_known(create->options, format->create_options, NULL, format->name, err)
+               ? format
+               : NULL;
 }
 
 bool block_create(const BlockCreate *create, GError **err)
 {
-    const BlockFormat *format = block_format_find(create->format);
-    if (!format || !format->create) {
-        g_autofree char *names = block_format_names();
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "new images of format \"%s\" are not supported; the formats are %s",
-                          create->format, names);
-    }
-    bool raw = !strcmp(format->name, "raw");
-    if (raw && create->backing)
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "the format \"raw\" does not support backing files");
-    if (create->size > INT64_MAX - MIB(4))
-        return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: an image of %" G_GUINT64_FORMAT " bytes",
-                          create->path, create->size);
-    if (!format->create_check(create, err))
+    const BlockFormat *format = creatable(create, err);
+    if (!format || !format->create_check(create, err))
         return false;
-    g_autoptr(BlockFile) file = block_file_create(create->path, raw ? create->size : 0, err);
+    uint64_t size = !strcmp(format->name, "raw") ? create->size : 0;
+    g_autoptr(BlockFile) file = block_transport_create(create->path, size, create->objects, err);
     return file && format->create(file, create, err);
+}
+
+bool block_measure(const BlockCreate *create, BlockNode *source, BlockMeasure *measure,
+                   GError **err)
+{
+    const BlockFormat *format = creatable(create, err);
+    if (!format)
+        return false;
+    if (!format->measure)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "Block driver '%s' does not support size measurement", format->name);
+    *measure = (BlockMeasure){0};
+    return format->measure(create, source, measure, err);
 }
 
 void block_info(BlockNode *node, BlockInfo *info)
@@ -81,6 +131,7 @@ void block_info_clear(BlockInfo *info)
         g_free(info->snapshots[i].name);
     }
     g_clear_pointer(&info->snapshots, g_free);
+    g_clear_pointer(&info->specific, json_decref);
     info->n_snapshots = 0;
 }
 
@@ -97,18 +148,77 @@ bool block_check(BlockNode *node, BlockCheck *check, GError **err)
     return node->format->check(node, check, err);
 }
 
-bool block_resize(BlockNode *node, uint64_t size, GError **err)
+/* False with @err when @node cannot be changed, or its format has no @what. */
+static bool may_change(const BlockNode *node, bool able, const char *what, GError **err)
 {
+    if (!able)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: Image format driver does not support %s: its format is \"%s\"",
+                          node->path, what, block_format(node));
     if (node->read_only)
         return lodge_fail(err, LODGE_ERROR_DENIED, "%s: the image is open read-only", node->path);
-    if (size > INT64_MAX - MIB(4))
+    return true;
+}
+
+bool block_resize(BlockNode *node, const BlockResize *resize, GError **err)
+{
+    if (!may_change(node, node->format->resize, "resize", err))
+        return false;
+    if (resize->size > INT64_MAX - MIB(4))
         return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: a size of %" G_GUINT64_FORMAT " bytes",
-                          node->path, size);
-    if (!node->format->resize)
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: Image format driver does not support resize: its format is \"%s\"",
-                          node->path, node->format->name);
-    return node->format->resize(node, size, err);
+                          node->path, resize->size);
+    return node->format->resize(node, resize, err);
+}
+
+bool block_amend(BlockNode *node, const json_t *options, const BlockObjects *objects, bool force,
+                 const BlockProgress *progress, GError **err)
+{
+    return may_change(node, node->format->amend, "option amendment", err) &&
+           node->format->amend(node, options, objects, force, progress, err);
+}
+
+bool block_set_backing(BlockNode *node, const char *path, const char *format, GError **err)
+{
+    return may_change(node, node->format->set_backing, "backing files", err) &&
+           node->format->set_backing(node, path, format, err);
+}
+
+bool block_make_empty(BlockNode *node, GError **err)
+{
+    return may_change(node, node->format->make_empty, "being emptied", err) &&
+           node->format->make_empty(node, err);
+}
+
+bool block_snapshot_create(BlockNode *node, const BlockSnapshotInfo *snapshot, GError **err)
+{
+    return may_change(node, node->format->snapshots, "internal snapshots", err) &&
+           node->format->snapshots->create(node, snapshot, err);
+}
+
+bool block_snapshot_apply(BlockNode *node, const char *which, GError **err)
+{
+    return may_change(node, node->format->snapshots, "internal snapshots", err) &&
+           node->format->snapshots->apply(node, which, err);
+}
+
+bool block_snapshot_delete(BlockNode *node, const char *which, GError **err)
+{
+    return may_change(node, node->format->snapshots, "internal snapshots", err) &&
+           node->format->snapshots->remove(node, which, err);
+}
+
+int block_vmstate_readv(BlockNode *node, uint64_t offset, const struct iovec *iov, int n)
+{
+    const BlockSnapshotOps *ops = node->format->snapshots;
+    return ops && ops->vmstate_readv ? ops->vmstate_readv(node, offset, iov, n) : -ENOTSUP;
+}
+
+int block_vmstate_writev(BlockNode *node, uint64_t offset, const struct iovec *iov, int n)
+{
+    const BlockSnapshotOps *ops = node->format->snapshots;
+    if (node->read_only)
+        return -EROFS;
+    return ops && ops->vmstate_writev ? ops->vmstate_writev(node, offset, iov, n) : -ENOTSUP;
 }
 
 int block_write_compressed(BlockNode *node, uint64_t offset, const void *cluster, size_t length)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "disk/block.h"
+#include "disk/options.h"
 
 /* A run of bytes with one answer to "what is here". */
 typedef struct BlockExtent {
@@ -25,26 +26,46 @@ int block_status_chain(BlockNode *node, uint64_t offset, uint64_t length, BlockE
                        unsigned *depth);
 BlockNode *block_backing(const BlockNode *node); /* borrowed; NULL: none */
 
-/* What a new image is to be; zero and NULL mean the format's default. */
+/* What a new image is to be. */
 typedef struct BlockCreate {
     const char *path, *format;
     uint64_t size;
-    uint64_t cluster_size;
-    unsigned version; /* qcow2: 2 (compat=0.10) or 3 (compat=1.1) */
-    bool lazy_refcounts;
-    unsigned refcount_bits;
-    bool preallocate_metadata;
-    const char *compression;   /* "zlib", "zstd" */
-    const char *backing, *backing_format;
-    bool static_blocks;        /* vdi: every block has its place from the start */
-    const char *subformat;     /* vpc: "dynamic", "fixed" */
-    bool force_size;           /* vpc: the size to the byte, not the next a geometry has */
+    const char *backing, *backing_format; /* written into the image; NULL: none */
+    const json_t *options;       /* `-o` by name, a flat object; NULL: the format's defaults */
+    const BlockObjects *objects; /* secrets that options refer to; NULL: none */
 } BlockCreate;
 
 /* The file must not be in use; what it held is lost. */
 bool block_create(const BlockCreate *create, GError **err);
-/* The `-o` names that @format knows, NULL-terminated; NULL when there is no such format. */
-const char *const *block_create_options(const char *format);
+/* The `-o` names that @format knows; NULL when there is no such format or it is read-only. */
+const BlockOption *block_create_options(const char *format);
+/* Those that block_amend can change afterwards; NULL: none. */
+const BlockOption *block_amend_options(const char *format);
+
+typedef enum BlockPreallocation {
+    BLOCK_PREALLOCATE_OFF,
+    BLOCK_PREALLOCATE_METADATA, /* every cluster has its place; its bytes are a hole */
+    BLOCK_PREALLOCATE_FALLOC,   /* host storage is set aside, unwritten */
+    BLOCK_PREALLOCATE_FULL,     /* zeroes are written */
+} BlockPreallocation;
+/* Option "preallocation" of @options; absent: off. */
+bool block_preallocation(const json_t *options, BlockPreallocation *mode, GError **err);
+
+/* How far a long operation is; false: it shall stop, leaving the image usable. */
+typedef struct BlockProgress {
+    bool (*step)(void *opaque, uint64_t done, uint64_t total);
+    void *opaque;
+} BlockProgress;
+
+/* What an image of this kind would take on the host, in bytes. */
+typedef struct BlockMeasure {
+    uint64_t required, fully_allocated;
+    bool has_bitmaps;
+    uint64_t bitmaps; /* for the source's bitmaps, beyond the two above */
+} BlockMeasure;
+/* For a copy of @source, or (NULL) an empty image of @create->size. */
+bool block_measure(const BlockCreate *create, BlockNode *source, BlockMeasure *measure,
+                   GError **err);
 
 typedef struct BlockSnapshotInfo {
     char *id, *name;
@@ -55,11 +76,10 @@ typedef struct BlockInfo {
     uint64_t virtual_size, actual_size; /* actual: bytes of host storage */
     uint64_t cluster_size;              /* 0: the format has no clusters */
     const char *backing_path, *backing_format; /* borrowed from the node; NULL: none */
-    bool dirty;
-    /* qcow2 only (version 0: another format) */
-    unsigned version, refcount_bits;
-    bool lazy_refcounts, corrupt;
-    const char *compression;
+    bool dirty, encrypted, compressed;
+    /* What only this format has, under the names of QEMU's QAPI type ImageInfoSpecific: */
+    const char *specific_type;    /* "qcow2"; NULL: nothing */
+    json_t *specific;             /* an object; freed by block_info_clear */
     BlockSnapshotInfo *snapshots; /* freed by block_info_clear */
     unsigned n_snapshots;
 } BlockInfo;
@@ -84,8 +104,31 @@ typedef struct BlockCheck {
 bool block_check(BlockNode *node, BlockCheck *check, GError **err);
 bool block_can_check(const BlockNode *node);
 
-/* Grows the image; nothing else may use @node meanwhile. */
-bool block_resize(BlockNode *node, uint64_t size, GError **err);
+typedef struct BlockResize {
+    uint64_t size;
+    BlockPreallocation preallocation; /* of what is added */
+    bool shrink;                      /* what is beyond the new end may be lost */
+    BlockProgress progress;
+} BlockResize;
+/* Nothing else may use @node meanwhile. */
+bool block_resize(BlockNode *node, const BlockResize *resize, GError **err);
+
+/* Changes @options of an image in place; @force: even if data becomes unreadable (luks). */
+bool block_amend(BlockNode *node, const json_t *options, const BlockObjects *objects, bool force,
+                 const BlockProgress *progress, GError **err);
+/* Writes another backing file (NULL: none) into the image; what the disk reads is the caller's care. */
+bool block_set_backing(BlockNode *node, const char *path, const char *format, GError **err);
+/* Gives back everything this layer holds, so that all is read from the backing image. */
+bool block_make_empty(BlockNode *node, GError **err);
+
+/* Internal snapshots. @which: an id, else a name. Nothing else may use @node meanwhile. */
+bool block_snapshot_create(BlockNode *node, const BlockSnapshotInfo *snapshot, GError **err);
+bool block_snapshot_apply(BlockNode *node, const char *which, GError **err);
+bool block_snapshot_delete(BlockNode *node, const char *which, GError **err);
+/* The area beside the disk that holds a machine's state and goes into the next snapshot. */
+int block_vmstate_readv(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
+int block_vmstate_writev(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
+
 /* Writes one whole cluster (or the image's last, shorter one) compressed; 0 or -errno. */
 int block_write_compressed(BlockNode *node, uint64_t offset, const void *cluster, size_t length);
 uint64_t block_cluster_size(BlockNode *node); /* 0: none */

@@ -12,26 +12,25 @@
 
 typedef struct Shape {
     const char *name, *format;
-    uint64_t size, cluster;
-    unsigned version, bits;
-    const char *compression;
-    bool metadata, backed, direct;
+    uint64_t size;
+    const char *options; /* of `-o` */
+    bool backed, direct;
     unsigned operations;
 } Shape;
 
 static const Shape shapes[] = {
-    {"raw", "raw", MIB(3) + 512, 0, 0, 0, NULL, false, false, false, 400},
-    {"raw-direct", "raw", MIB(2), 0, 0, 0, NULL, false, false, true, 200},
-    {"qcow2", "qcow2", MIB(9) + 512, 0, 3, 16, NULL, false, false, false, 500},
-    {"qcow2-direct", "qcow2", MIB(4), 4096, 3, 16, NULL, false, false, true, 300},
-    {"qcow2-512", "qcow2", MIB(1) + 7 * 512, 512, 3, 16, NULL, false, false, false, 800},
-    {"qcow2-512-64bit", "qcow2", KIB(700), 512, 3, 64, NULL, false, true, false, 600},
-    {"qcow2-1bit", "qcow2", MIB(3), 4096, 3, 1, NULL, false, true, false, 500},
-    {"qcow2-4bit", "qcow2", MIB(3), 4096, 3, 4, "zstd", false, false, false, 400},
-    {"qcow2-v2", "qcow2", MIB(8) + 1024, 65536, 2, 16, NULL, false, true, false, 500},
-    {"qcow2-2m", "qcow2", MIB(24), MIB(2), 3, 16, NULL, false, true, false, 60},
-    {"qcow2-zstd", "qcow2", MIB(5), 65536, 3, 16, "zstd", false, true, false, 300},
-    {"qcow2-metadata", "qcow2", MIB(16), 65536, 3, 16, NULL, true, false, false, 300},
+    {"raw", "raw", MIB(3) + 512, "", false, false, 400},
+    {"raw-direct", "raw", MIB(2), "", false, true, 200},
+    {"qcow2", "qcow2", MIB(9) + 512, "", false, false, 500},
+    {"qcow2-direct", "qcow2", MIB(4), "cluster_size=4096", false, true, 300},
+    {"qcow2-512", "qcow2", MIB(1) + 7 * 512, "cluster_size=512", false, false, 800},
+    {"qcow2-512-64bit", "qcow2", KIB(700), "cluster_size=512,refcount_bits=64", true, false, 600},
+    {"qcow2-1bit", "qcow2", MIB(3), "cluster_size=4096,refcount_bits=1", true, false, 500},
+    {"qcow2-4bit", "qcow2", MIB(3), "cluster_size=4096,refcount_bits=4,compression_type=zstd", false, false, 400},
+    {"qcow2-v2", "qcow2", MIB(8) + 1024, "cluster_size=65536,compat=0.10", true, false, 500},
+    {"qcow2-2m", "qcow2", MIB(24), "cluster_size=2M", true, false, 60},
+    {"qcow2-zstd", "qcow2", MIB(5), "cluster_size=65536,compression_type=zstd", true, false, 300},
+    {"qcow2-metadata", "qcow2", MIB(16), "cluster_size=65536,preallocation=metadata", false, false, 300},
 };
 
 typedef struct Bench {
@@ -176,14 +175,12 @@ static void make(Bench *b, const Shape *shape)
             b->model[i] = (uint8_t)(i / 512 * 7 + 3);
         g_assert_true(g_file_set_contents(b->base, (char *)b->model, (gssize)length, NULL));
     }
+    json_auto_t *named = json_object();
+    g_assert_true(block_options_parse(shape->options, NULL, NULL, named, &error));
     BlockCreate create = {.path = b->path,
                           .format = shape->format,
                           .size = shape->size,
-                          .cluster_size = shape->cluster,
-                          .version = shape->version,
-                          .refcount_bits = shape->bits,
-                          .compression = shape->compression,
-                          .preallocate_metadata = shape->metadata,
+                          .options = named,
                           .backing = shape->backed ? "base" : NULL,
                           .backing_format = shape->backed ? "raw" : NULL};
     g_assert_true(block_create(&create, &error));
@@ -213,9 +210,9 @@ static void run_shape(gconstpointer data)
     for (int round = 0; round < 2; round++) {
         open_node(&b, shape);
         verify(&b);
-        if (round == 0 && shape->compression) {
+        if (round == 0 && strstr(shape->options, "compression")) {
             memset(buffer, 0x77, 65536);
-            uint64_t cluster = shape->cluster;
+            uint64_t cluster = block_cluster_size(b.node);
             for (uint64_t at = 0; at + cluster <= shape->size / 4; at += cluster) {
                 g_assert_cmpint(block_write_compressed(b.node, at, buffer, cluster), ==, 0);
                 memset(b.model + at, 0x77, cluster);

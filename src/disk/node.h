@@ -9,9 +9,20 @@
 
 /* How a request can skip the format: where the kernel finds its bytes. */
 typedef struct BlockFast {
+    BlockFile *file; /* NULL: node->file */
     uint64_t file_offset;
     BlockRange hold; /* keeps the mapping as it is until fast_end */
 } BlockFast;
+
+typedef struct BlockSnapshotOps {
+    bool (*create)(BlockNode *node, const BlockSnapshotInfo *snapshot, GError **err);
+    bool (*apply)(BlockNode *node, const char *which, GError **err);
+    bool (*remove)(BlockNode *node, const char *which, GError **err);
+    /* Turns a node that was opened read-only into a view of a snapshot. */
+    bool (*view)(BlockNode *node, const char *which, GError **err);
+    int (*vmstate_readv)(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
+    int (*vmstate_writev)(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
+} BlockSnapshotOps;
 
 typedef struct BlockFormat {
     const char *name;
@@ -38,28 +49,41 @@ typedef struct BlockFormat {
     void (*fast_end)(BlockNode *node, BlockFast *fast);
     /* True when a flush has nothing to do but flush the file. */
     bool (*flush_is_plain)(BlockNode *node);
+    /* What "json:", --image-opts and QMP may say about an opening, beyond block_node_options. */
+    const BlockOption *open_options;
     /* For tools; NULL where the format has no such thing. */
-    const char *const *create_options; /* names of `-o`, NULL-terminated */
+    const BlockOption *create_options; /* names of `-o` */
+    const BlockOption *amend_options;
     /* Can such an image be? Asked before the file is touched. */
     bool (*create_check)(const BlockCreate *create, GError **err);
+    /* @file: new and empty, or one that cannot be shortened (a device, an export). */
     bool (*create)(BlockFile *file, const BlockCreate *create, GError **err);
+    bool (*measure)(const BlockCreate *create, BlockNode *source, BlockMeasure *measure,
+                    GError **err);
     void (*info)(BlockNode *node, BlockInfo *info);
     bool (*check)(BlockNode *node, BlockCheck *check, GError **err);
-    bool (*resize)(BlockNode *node, uint64_t size, GError **err);
+    bool (*resize)(BlockNode *node, const BlockResize *resize, GError **err);
+    bool (*amend)(BlockNode *node, const json_t *options, const BlockObjects *objects, bool force,
+                  const BlockProgress *progress, GError **err);
+    bool (*set_backing)(BlockNode *node, const char *path, const char *format, GError **err);
+    bool (*make_empty)(BlockNode *node, GError **err);
     int (*write_compressed)(BlockNode *node, uint64_t offset, const void *cluster,
                             size_t length);
+    const BlockSnapshotOps *snapshots;
 } BlockFormat;
 
 struct BlockNode {
     int refs; /* atomic */
     const BlockFormat *format;
+    const char *driver; /* what block_format says, if not the format's name: a bare transport */
     BlockFile *file;
     BlockNode *backing;   /* read only; NULL: none */
     char *path;
     char *backing_path;   /* as written in the image */
     char *backing_format; /* as written in the image; NULL: not said */
+    const BlockObjects *objects; /* borrowed from whoever opened it; NULL: none */
     uint64_t size;
-    bool read_only, no_flush, discard_unmap;
+    bool read_only, no_flush, discard_unmap, direct, shared;
     bool probed_raw;      /* writes must not make sector 0 look like another format */
     void *state;          /* the format's */
 
@@ -72,6 +96,24 @@ const BlockFormat *block_format_find(const char *name);
 char *block_format_names(void); /* "a, b and c", for a message; to be freed */
 /* The format of @file by its first bytes; raw when no other claims it. */
 const BlockFormat *block_format_probe(const uint8_t *head, size_t length);
+
+/* What any node may be told: "driver", "file", "backing", "read-only", "cache" ... */
+extern const BlockOption block_node_options[];
+
+/*
+ * Opens another file that @node's image names (an extent, a data file): what @how says under
+ * @role ("data-file"), else @written as found in the image, a relative path being meant from the
+ * image's folder. Checks the policy on references. @write: for writing.
+ */
+BlockFile *block_reference_open(BlockNode *node, const BlockOpen *how, const char *role,
+                                const char *written, bool write, GError **err);
+/* @written as a path or URI that can be opened. */
+char *block_reference_path(const char *image_path, const char *written);
+/* May an image lead its reader to the file @path? System folders (/etc, /proc, ...) are out. */
+bool block_reference_allowed(const BlockOpen *how, const char *path, GError **err);
+
+/* The image's backing file as it is opened ("full-backing-filename"); NULL: none. Free it. */
+char *block_backing_full_path(const BlockNode *node);
 
 /* As block_open, on @file (taken over, also on failure); @options->path names it. */
 BlockNode *block_open_file(BlockFile *file, const BlockOpen *options, GError **err);

@@ -17,20 +17,19 @@
 
 typedef struct Shape {
     const char *name, *options; /* options: for qemu-img, which makes the snapshot */
-    uint64_t size, cluster;
-    unsigned version, bits;
-    bool backed, snapshot, lazy;
+    uint64_t size;
+    bool backed, snapshot;
 } Shape;
 
 static const Shape shapes[] = {
-    {"64k", NULL, MIB(4), 65536, 3, 16, false, false, false},
-    {"4k", NULL, MIB(1), 4096, 3, 16, false, false, false},
-    {"512", NULL, KIB(512), 512, 3, 64, false, false, false},
-    {"4k-backed", NULL, MIB(1), 4096, 3, 1, true, false, false},
-    {"v2", NULL, MIB(1), 4096, 2, 16, true, false, false},
-    {"lazy", NULL, MIB(1), 4096, 3, 16, false, false, true},
-    {"snapshot", "cluster_size=4k", MIB(1), 4096, 3, 16, false, true, false},
-    {"snapshot-512", "cluster_size=512", KIB(256), 512, 3, 16, false, true, false},
+    {"64k", "cluster_size=65536", MIB(4), false, false},
+    {"4k", "cluster_size=4096", MIB(1), false, false},
+    {"512", "cluster_size=512,refcount_bits=64", KIB(512), false, false},
+    {"4k-backed", "cluster_size=4096,refcount_bits=1", MIB(1), true, false},
+    {"v2", "cluster_size=4096,compat=0.10", MIB(1), true, false},
+    {"lazy", "cluster_size=4096,lazy_refcounts=on", MIB(1), false, false},
+    {"snapshot", "cluster_size=4k", MIB(1), false, true},
+    {"snapshot-512", "cluster_size=512", KIB(256), false, true},
 };
 
 /* What the guest did: [start, end) in the log of the file, sectors, the byte they were set to. */
@@ -107,13 +106,12 @@ static bool make(Run *run, const Shape *shape)
     if (shape->snapshot && !load_from_qemu(run))
         return false;
     if (!shape->snapshot) {
+        json_auto_t *named = json_object();
+        g_assert_true(block_options_parse(shape->options, NULL, NULL, named, &error));
         BlockCreate create = {.path = "memory",
                               .format = "qcow2",
                               .size = shape->size,
-                              .cluster_size = shape->cluster,
-                              .version = shape->version,
-                              .refcount_bits = shape->bits,
-                              .lazy_refcounts = shape->lazy,
+                              .options = named,
                               .backing = run->base,
                               .backing_format = run->base ? "raw" : NULL};
         g_autoptr(BlockFile) file = &memory_file_new(run->live, FILE_LIMIT, NULL)->file;

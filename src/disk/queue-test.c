@@ -22,7 +22,10 @@ static void setup(Fixture *f, const char *format, uint64_t size, uint64_t cluste
     g_autoptr(GError) error = NULL;
     f->folder = g_dir_make_tmp("lodge-queue-XXXXXX", NULL);
     f->path = g_build_filename(f->folder, "image", NULL);
-    BlockCreate create = {.path = f->path, .format = format, .size = size, .cluster_size = cluster};
+    json_auto_t *named = json_object();
+    if (cluster)
+        json_object_set_new(named, "cluster_size", json_integer((json_int_t)cluster));
+    BlockCreate create = {.path = f->path, .format = format, .size = size, .options = named};
     g_assert_true(block_create(&create, &error));
     BlockOpen options = {.path = f->path, .format = format, .discard_unmap = true};
     f->node = block_open(&options, &error);

@@ -111,6 +111,11 @@ static void submit_ring(BlockQueue *queue)
         signal_event(queue);
 }
 
+static int fast_fd(const BlockNode *node, const Slot *slot)
+{
+    return slot->fast.file ? slot->fast.file->fd : node->file->fd;
+}
+
 /* Prepares @slot's read or write for the kernel; false: not possible without a thread. */
 static bool start_transfer(BlockQueue *queue, Slot *slot)
 {
@@ -128,6 +133,7 @@ static bool start_transfer(BlockQueue *queue, Slot *slot)
     if (alignment > 1 && (request->offset % alignment != 0 ||
                           !block_iov_aligned(request->iov, request->n_iov, alignment)))
         return false;
+    slot->fast.file = NULL;
     if (!node->format->fast_begin(node, write, request->offset, length, &slot->fast))
         return false;
     if (fua && !node->format->flush_is_plain(node)) {
@@ -140,10 +146,10 @@ static bool start_transfer(BlockQueue *queue, Slot *slot)
         return false;
     }
     if (write)
-        io_uring_prep_writev2(sqe, node->file->fd, request->iov, (unsigned)request->n_iov,
+        io_uring_prep_writev2(sqe, fast_fd(node, slot), request->iov, (unsigned)request->n_iov,
                               slot->fast.file_offset, fua ? RWF_DSYNC : 0);
     else
-        io_uring_prep_readv(sqe, node->file->fd, request->iov, (unsigned)request->n_iov,
+        io_uring_prep_readv(sqe, fast_fd(node, slot), request->iov, (unsigned)request->n_iov,
                             slot->fast.file_offset);
     slot->holds = true;
     slot->expected = length;

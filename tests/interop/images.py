@@ -228,7 +228,7 @@ def bad_options():
                                    ("qcow2", ["-b", "nowhere", "-F", "raw"], "nowhere"),
                                    ("qcow2", ["-b", path], "backing format"),
                                    ("raw", ["-o", "cluster_size=4k"], "cluster_size"),
-                                   ("raw", ["-u", "-b", "x", "-F", "raw"], "backing"),
+                                   ("raw", ["-u", "-b", "x", "-F", "raw"], "Backing file not supported"),
                                    ("vmdk", [], "vmdk")):
             said = tap.run([LODGE, "create", "-q", "-f", fmt, *options, path, "1M"], 1)
             tap.check(word in said, f"no '{word}' in: {said}")

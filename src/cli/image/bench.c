@@ -121,7 +121,7 @@ static int bench(Bench *b)
 
 static bool number(const char *name, uint64_t *value, uint64_t least, uint64_t most)
 {
-    if (image_parse_size(optarg, value) && *value >= least && *value <= most)
+    if (block_parse_size(optarg, value) && *value >= least && *value <= most)
         return true;
     image_fail("Invalid %s specified: '%s'", name, optarg);
     return false;

@@ -49,35 +49,6 @@ bool image_parse_output(const char *text, bool *json)
     return true;
 }
 
-bool image_parse_size(const char *text, uint64_t *size)
-{
-    static const char suffixes[] = "bkmgtpe";
-    char *end;
-    if (!g_ascii_isdigit(text[0]))
-        return false;
-    bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
-    unsigned long long whole = strtoull(text, &end, hex ? 16 : 10);
-    double fraction = 0;
-    if (!hex && *end == '.') {
-        char *after;
-        fraction = g_ascii_strtod(end, &after);
-        if (after == end + 1)
-            return false;
-        end = after;
-    }
-    unsigned shift = 0;
-    if (*end) {
-        const char *at = strchr(suffixes, g_ascii_tolower(*end));
-        if (!at || end[1])
-            return false;
-        shift = (unsigned)(at - suffixes) * 10;
-    }
-    if (whole > (uint64_t)INT64_MAX >> shift)
-        return false;
-    *size = ((uint64_t)whole << shift) + (uint64_t)(fraction * (double)(1ull << shift));
-    return *size <= INT64_MAX;
-}
-
 char *image_size_text(uint64_t size)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

@@ -134,10 +134,10 @@ static int copy_all(Convert *c)
 static bool make_target(Convert *c, GPtrArray *texts)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(GPtrArray) kept = g_ptr_array_new_with_free_func(g_free);
+    json_auto_t *named = json_object();
     BlockCreate create = {.path = c->target, .format = c->target_format, .size = c->size};
     for (guint i = 0; i < texts->len; i++) {
-        if (!image_parse_create(c->target, g_ptr_array_index(texts, i), &create, kept))
+        if (!image_parse_create(c->target, g_ptr_array_index(texts, i), &create, named))
             return false;
     }
     if (create.backing)
@@ -200,7 +200,7 @@ static int parse(int argc, char **argv, Convert *c, GPtrArray *texts)
             g_ptr_array_add(texts, optarg);
             break;
         case 'S':
-            if (!image_parse_size(optarg, &c->sparse) || c->sparse % 512 || c->sparse > CHUNK)
+            if (!block_parse_size(optarg, &c->sparse) || c->sparse % 512 || c->sparse > CHUNK)
                 return image_fail("Invalid sparse size '%s': a multiple of 512, at most 2M", optarg);
             break;
         case 't':

@@ -23,8 +23,6 @@ void image_set_program(const char *argv0);
 int image_fail(const char *format, ...) G_GNUC_PRINTF(1, 2);
 /* For what getopt_long could not place: names the option; returns 1. */
 int image_bad_option(const char *command, char **argv);
-/* "10G", "0x1000", "4k"; false when it is no size. */
-bool image_parse_size(const char *text, uint64_t *size);
 /* The argument of --output; false after a message. */
 bool image_parse_output(const char *text, bool *json);
 /* "64 MiB" as qemu-img writes it. Free it. */
@@ -39,7 +37,7 @@ typedef struct ImageOpen {
 /* NULL after a message on standard error. */
 BlockNode *image_open(const char *path, const ImageOpen *open);
 
-/* create.c: reads "a=b,c=d" of `-o` into @create; false after a message. Strings stay in @kept. */
-bool image_parse_create(const char *path, const char *text, BlockCreate *create, GPtrArray *kept);
+/* create.c: adds "a=b,c=d" of `-o` to @options, which become @create's; false after a message. */
+bool image_parse_create(const char *path, const char *text, BlockCreate *create, json_t *options);
 /* "(12.34/100%)" of -p */
 void image_progress(bool show, uint64_t done, uint64_t total);

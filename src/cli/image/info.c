@@ -31,19 +31,6 @@ static json_t *json_snapshots(const BlockInfo *info)
     return list;
 }
 
-static json_t *json_specific(const BlockInfo *info)
-{
-    json_t *data = json_pack("{s:s, s:s, s:i}", "compat", info->version == 2 ? "0.10" : "1.1",
-                             "compression-type", info->compression, "refcount-bits",
-                             (int)info->refcount_bits);
-    if (info->version >= 3) {
-        json_object_set_new(data, "lazy-refcounts", json_boolean(info->lazy_refcounts));
-        json_object_set_new(data, "corrupt", json_boolean(info->corrupt));
-        json_object_set_new(data, "extended-l2", json_false());
-    }
-    return json_pack("{s:s, s:o}", "type", "qcow2", "data", data);
-}
-
 static json_t *json_info(BlockNode *node, const BlockInfo *info)
 {
     const char *path = block_path(node);
@@ -55,8 +42,10 @@ static json_t *json_info(BlockNode *node, const BlockInfo *info)
         json_object_set_new(root, "cluster-size", json_integer((json_int_t)info->cluster_size));
     if (info->n_snapshots)
         json_object_set_new(root, "snapshots", json_snapshots(info));
-    if (info->version)
-        json_object_set_new(root, "format-specific", json_specific(info));
+    if (info->specific)
+        json_object_set_new(root, "format-specific",
+                            json_pack("{s:s, s:O}", "type", info->specific_type, "data",
+                                      info->specific));
     if (info->backing_path) {
         g_autofree char *full = full_backing(path, info->backing_path);
         json_object_set_new(root, "backing-filename", json_string(info->backing_path));
@@ -89,6 +78,24 @@ static void print_snapshots(const BlockInfo *info)
     }
 }
 
+/* "lazy-refcounts": true as "    lazy refcounts: true". */
+static void print_specific(json_t *data)
+{
+    const char *name;
+    json_t *value;
+    printf("Format specific information:\n");
+    json_object_foreach(data, name, value)
+    {
+        g_autofree char *label = g_strdelimit(g_strdup(name), "-", ' ');
+        if (json_is_string(value))
+            printf("    %s: %s\n", label, json_string_value(value));
+        else if (json_is_integer(value))
+            printf("    %s: %" JSON_INTEGER_FORMAT "\n", label, json_integer_value(value));
+        else if (json_is_boolean(value))
+            printf("    %s: %s\n", label, json_is_true(value) ? "true" : "false");
+    }
+}
+
 static void print_info(BlockNode *node, const BlockInfo *info)
 {
     g_autofree char *virtual_text = image_size_text(info->virtual_size);
@@ -111,15 +118,8 @@ static void print_info(BlockNode *node, const BlockInfo *info)
             printf("backing file format: %s\n", info->backing_format);
     }
     print_snapshots(info);
-    if (!info->version)
-        return;
-    printf("Format specific information:\n    compat: %s\n    compression type: %s\n",
-           info->version == 2 ? "0.10" : "1.1", info->compression);
-    if (info->version >= 3)
-        printf("    lazy refcounts: %s\n", info->lazy_refcounts ? "true" : "false");
-    printf("    refcount bits: %u\n", info->refcount_bits);
-    if (info->version >= 3)
-        printf("    corrupt: %s\n    extended l2: false\n", info->corrupt ? "true" : "false");
+    if (info->specific)
+        print_specific(info->specific);
 }
 
 static int show(const char *path, ImageOpen open, bool json, bool chain)

@@ -136,8 +136,8 @@ static bool parse_work(Work *w, int argc, char **argv)
         return false;
     if (w->request.op == BLOCK_FLUSH)
         return true;
-    if (argc - at != 2 || !image_parse_size(argv[at], &w->request.offset) ||
-        !image_parse_size(argv[at + 1], &w->request.length))
+    if (argc - at != 2 || !block_parse_size(argv[at], &w->request.offset) ||
+        !block_parse_size(argv[at + 1], &w->request.length))
         return image_fail("io: %s: expecting an offset and a length", argv[0]), false;
     if (w->request.op == BLOCK_WRITE && w->zero)
         w->request.op = BLOCK_WRITE_ZEROES;

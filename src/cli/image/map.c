@@ -107,7 +107,7 @@ static int run(int argc, char **argv)
             break;
         case 's':
         case 'l':
-            if (!image_parse_size(optarg, option == 's' ? &start : &length))
+            if (!block_parse_size(optarg, option == 's' ? &start : &length))
                 return image_fail("Invalid %s specified: '%s'",
                                   option == 's' ? "start offset" : "maximum length", optarg);
             break;

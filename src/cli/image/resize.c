@@ -15,7 +15,7 @@ static int resize(const char *path, const char *text, const ImageOpen *open, boo
     g_autoptr(GError) error = NULL;
     char sign = text[0] == '+' || text[0] == '-' ? text[0] : 0;
     uint64_t amount;
-    if (!image_parse_size(sign ? text + 1 : text, &amount))
+    if (!block_parse_size(sign ? text + 1 : text, &amount))
         return image_fail("Parameter 'size' expects a size: '%s'", text);
     g_autoptr(BlockNode) node = image_open(path, open);
     if (!node)
@@ -30,7 +30,7 @@ static int resize(const char *path, const char *text, const ImageOpen *open, boo
     if (size < now && !shrink)
         return image_fail("Use the --shrink option to perform a shrink operation. Shrinking an "
                           "image deletes all data beyond the new end.");
-    if (!block_resize(node, size, &error))
+    if (!block_resize(node, &(BlockResize){.size = size, .shrink = shrink}, &error))
         return image_fail("%s", error->message);
     if (!quiet)
         printf("Image resized.\n");

@@ -13,8 +13,12 @@ static GByteArray *new_image(const char *format, const char *subformat, bool is_
 {
     g_autoptr(GError) error = NULL;
     GByteArray *bytes = g_byte_array_new();
-    BlockCreate create = {.path = "m", .format = format, .size = size, .subformat = subformat,
-                          .static_blocks = is_static, .force_size = true};
+    json_auto_t *named = json_object();
+    if (subformat)
+        json_object_set_new(named, "subformat", json_string(subformat));
+    json_object_set_new(named, strcmp(format, "vdi") ? "force_size" : "static",
+                        json_boolean(strcmp(format, "vdi") || is_static));
+    BlockCreate create = {.path = "m", .format = format, .size = size, .options = named};
     const BlockFormat *f = block_format_find(format);
     g_autoptr(BlockFile) file = &memory_file_new(bytes, MIB(64), NULL)->file;
     g_assert_true(f->create_check(&create, &error));
@@ -288,7 +292,7 @@ static void test_resize(gconstpointer format)
     g_autoptr(GError) error = NULL;
     g_autoptr(GByteArray) bytes = new_image(format, NULL, false, MIB(8));
     g_autoptr(BlockNode) node = open_image(format, bytes, NULL);
-    g_assert_false(block_resize(node, MIB(16), &error));
+    g_assert_false(block_resize(node, &(BlockResize){.size = MIB(16)}, &error));
     g_assert_error(error, LODGE_ERROR, LODGE_ERROR_UNSUPPORTED);
     g_assert_nonnull(strstr(error->message, format));
 }

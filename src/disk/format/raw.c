@@ -80,9 +80,11 @@ static bool raw_flush_is_plain(BlockNode *node)
 
 static bool raw_create_check(const BlockCreate *create, GError **err)
 {
-    return !create->preallocate_metadata ||
-           lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                      "preallocation \"metadata\" is not supported for raw images; \"off\" is");
+    BlockPreallocation mode;
+    return block_preallocation(create->options, &mode, err) &&
+           (mode == BLOCK_PREALLOCATE_OFF ||
+            lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                       "Unsupported preallocation mode for raw images; \"off\" is supported"));
 }
 
 static bool raw_create(BlockFile *file, const BlockCreate *create, GError **err)
@@ -90,8 +92,9 @@ static bool raw_create(BlockFile *file, const BlockCreate *create, GError **err)
     return true; /* block_file_create made it as long as it shall be */
 }
 
-static bool raw_resize(BlockNode *node, uint64_t size, GError **err)
+static bool raw_resize(BlockNode *node, const BlockResize *resize, GError **err)
 {
+    uint64_t size = resize->size;
     int result = node->file->ops->truncate(node->file, size);
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot change the file's length", node->path);
@@ -99,7 +102,11 @@ static bool raw_resize(BlockNode *node, uint64_t size, GError **err)
     return true;
 }
 
-static const char *const raw_create_options[] = {"size", "preallocation", NULL};
+static const BlockOption raw_create_options[] = {
+    {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
+    {"preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off)", "off"},
+    {NULL, 0, NULL, NULL},
+};
 
 const BlockFormat block_format_raw = {
     .name = "raw",

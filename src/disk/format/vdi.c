@@ -334,14 +334,21 @@ static void vdi_fast_end(BlockNode *node, BlockFast *fast)
 {
 }
 
+static bool is_static_wanted(const BlockCreate *c, bool *wanted, GError **err)
+{
+    *wanted = false;
+    return block_option_bool(c->options, NULL, "static", wanted, err);
+}
+
 static bool vdi_create_check(const BlockCreate *c, GError **err)
 {
-    if (c->backing)
+    BlockPreallocation mode;
+    bool is_static;
+    if (!is_static_wanted(c, &is_static, err) || !block_preallocation(c->options, &mode, err))
+        return false;
+    if (mode != BLOCK_PREALLOCATE_OFF)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "Backing file not supported for file format 'vdi'");
-    if (c->preallocate_metadata)
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "preallocation \"metadata\" is not supported for vdi images; \"off\" and "
+                          "this preallocation is not supported for vdi images; \"off\" and "
                           "static=on are");
     if ((c->size + CREATE_BLOCK - 1) / CREATE_BLOCK > BLOCKMAP_TABLE_MAX / 4)
         return lodge_fail(err, LODGE_ERROR_LIMIT,
@@ -362,6 +369,9 @@ static bool new_uuid(uint8_t *uuid)
 
 static bool vdi_create(BlockFile *file, const BlockCreate *c, GError **err)
 {
+    bool is_static;
+    if (!is_static_wanted(c, &is_static, err))
+        return false;
     uint32_t blocks = (uint32_t)((c->size + CREATE_BLOCK - 1) / CREATE_BLOCK);
     uint64_t data = align_up(HEADER_BYTES + (uint64_t)blocks * 4, DATA_ALIGNMENT);
     g_autofree uint8_t *h = g_try_malloc0(data);
@@ -371,22 +381,22 @@ static bool vdi_create(BlockFile *file, const BlockCreate *c, GError **err)
     le32_put(h + AT_SIGNATURE, SIGNATURE);
     le32_put(h + AT_VERSION, VERSION_1_1);
     le32_put(h + AT_HEADER_SIZE, HEADER_SIZE);
-    le32_put(h + AT_TYPE, c->static_blocks ? TYPE_STATIC : TYPE_DYNAMIC);
+    le32_put(h + AT_TYPE, is_static ? TYPE_STATIC : TYPE_DYNAMIC);
     le32_put(h + AT_TABLE, HEADER_BYTES);
     le32_put(h + AT_DATA, (uint32_t)data);
     le32_put(h + AT_SECTOR_SIZE, 512);
     le64_put(h + AT_DISK_SIZE, c->size);
     le32_put(h + AT_BLOCK_SIZE, (uint32_t)CREATE_BLOCK);
     le32_put(h + AT_BLOCKS, blocks);
-    le32_put(h + AT_ALLOCATED, c->static_blocks ? blocks : 0);
+    le32_put(h + AT_ALLOCATED, is_static ? blocks : 0);
     if (!new_uuid(h + AT_UUID) || !new_uuid(h + AT_UUID_SNAPSHOT))
         return lodge_fail_errno(err, errno, "%s: cannot make a UUID", c->path);
     for (uint32_t i = 0; i < blocks; i++)
-        le32_put(h + HEADER_BYTES + (size_t)i * 4, c->static_blocks ? i : ENTRY_FREE);
+        le32_put(h + HEADER_BYTES + (size_t)i * 4, is_static ? i : ENTRY_FREE);
     int result = 0;
-    if (c->static_blocks && !file->block_device)
+    if (is_static && !file->block_device)
         result = file->ops->truncate(file, data + blocks * CREATE_BLOCK);
-    else if (c->static_blocks)
+    else if (is_static)
         result = file->ops->zero(file, data, blocks * CREATE_BLOCK, true);
     if (result == 0)
         result = block_file_write(file, 0, h, data);
@@ -427,7 +437,12 @@ static bool vdi_check(BlockNode *node, BlockCheck *check, GError **err)
     return true;
 }
 
-static const char *const vdi_create_options[] = {"size", "static", "preallocation", NULL};
+static const BlockOption vdi_create_options[] = {
+    {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
+    {"static", BLOCK_OPTION_BOOL, "VDI static (pre-allocated) image", "off"},
+    {"preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off)", "off"},
+    {NULL, 0, NULL, NULL},
+};
 
 const BlockFormat block_format_vdi = {
     .name = "vdi",

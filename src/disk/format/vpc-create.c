@@ -50,12 +50,43 @@ static uint64_t capacity(const Geometry *g)
     return (uint64_t)g->cylinders * g->heads * g->sectors;
 }
 
+const BlockOption vpc_create_options[] = {
+    {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
+    {"subformat", BLOCK_OPTION_STRING,
+     "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ",
+     "dynamic"},
+    {"force_size", BLOCK_OPTION_BOOL,
+     "Force disk size calculation to use the actual size specified, rather than using the nearest "
+     "CHS-based calculation",
+     "off"},
+    {"preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off)", "off"},
+    {NULL, 0, NULL, NULL},
+};
+
+static const char *subformat(const BlockCreate *c)
+{
+    return block_option_string(c->options, vpc_create_options, "subformat");
+}
+
+static bool is_fixed(const BlockCreate *c)
+{
+    return !strcmp(subformat(c), "fixed");
+}
+
+/* Checked by vpc_create_check. */
+static bool force_size(const BlockCreate *c)
+{
+    bool force = false;
+    block_option_bool(c->options, NULL, "force_size", &force, NULL);
+    return force;
+}
+
 /* The disk's size in sectors: what was asked for, or the next that a geometry has exactly. */
 static uint64_t choose_size(const BlockCreate *c, Geometry *g)
 {
     uint64_t wanted = (c->size + VPC_SECTOR - 1) / VPC_SECTOR;
     *g = (Geometry){65535, 16, 255};
-    if (c->force_size)
+    if (force_size(c))
         return wanted;
     for (uint64_t more = 0; more < CHS_TRIES; more++) {
         *g = chs_for(wanted + more);
@@ -65,23 +96,20 @@ static uint64_t choose_size(const BlockCreate *c, Geometry *g)
     return capacity(g) >= VPC_CHS_MAX ? wanted : capacity(g);
 }
 
-static bool is_fixed(const BlockCreate *c)
-{
-    return c->subformat && !strcmp(c->subformat, "fixed");
-}
-
 bool vpc_create_check(const BlockCreate *c, GError **err)
 {
-    if (c->backing)
+    BlockPreallocation mode;
+    bool force;
+    if (!block_preallocation(c->options, &mode, err) ||
+        !block_option_bool(c->options, vpc_create_options, "force_size", &force, err))
+        return false;
+    if (mode != BLOCK_PREALLOCATE_OFF)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "Backing file not supported for file format 'vpc'");
-    if (c->preallocate_metadata)
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "preallocation \"metadata\" is not supported for vpc images; \"off\" and "
+                          "this preallocation is not supported for vpc images; \"off\" and "
                           "subformat=fixed are");
-    if (c->subformat && !is_fixed(c) && strcmp(c->subformat, "dynamic"))
+    if (!is_fixed(c) && strcmp(subformat(c), "dynamic"))
         return lodge_fail(err, LODGE_ERROR_INVALID,
-                          "Parameter 'subformat' does not accept value '%s'", c->subformat);
+                          "Parameter 'subformat' does not accept value '%s'", subformat(c));
     if (c->size > VPC_SECTORS_MAX * VPC_SECTOR)
         return lodge_fail(err, LODGE_ERROR_LIMIT,
                           "The image size is too large for file format 'vpc'");
@@ -97,7 +125,7 @@ static bool make_footer(uint8_t *f, const BlockCreate *c, uint64_t size, const G
     be32_put(f + VPC_FILE_VERSION, VPC_VERSION);
     be64_put(f + VPC_DATA_OFFSET, is_fixed(c) ? VPC_NO_DATA : HEADER_AT);
     be32_put(f + VPC_TIME, (uint32_t)(time(NULL) - EPOCH_2000));
-    memcpy(f + VPC_CREATOR, c->force_size ? "win " : "ldge", 4);
+    memcpy(f + VPC_CREATOR, force_size(c) ? "win " : "ldge", 4);
     be32_put(f + VPC_CREATOR_VERSION, VPC_VERSION);
     memcpy(f + VPC_CREATOR_OS, "Wi2k", 4); /* the specification knows this and "Mac " */
     be64_put(f + VPC_ORIGINAL_SIZE, size);

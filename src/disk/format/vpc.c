@@ -359,9 +359,6 @@ static void vpc_info(BlockNode *node, BlockInfo *info)
         info->cluster_size = 1ull << v->map.block_bits;
 }
 
-static const char *const vpc_create_options[] = {"size", "subformat", "force_size", "preallocation",
-                                                 NULL};
-
 const BlockFormat block_format_vpc = {
     .name = "vpc",
     .probe = vpc_probe,

@@ -52,5 +52,6 @@ uint32_t vpc_checksum(const uint8_t *bytes, size_t length, size_t at);
 uint64_t vpc_bitmap_bytes(uint64_t block);
 
 /* vpc-create.c */
+extern const BlockOption vpc_create_options[];
 bool vpc_create_check(const BlockCreate *create, GError **err);
 bool vpc_create(BlockFile *file, const BlockCreate *create, GError **err);

@@ -23,45 +23,82 @@ static const Feature features[] = {
     {2, 0, "bitmaps"},            {2, 1, "raw external data"},
 };
 
+const BlockOption qcow2_create_options[] = {
+    {"backing_file", BLOCK_OPTION_STRING, "File name of a base image", NULL},
+    {"backing_fmt", BLOCK_OPTION_STRING, "Image format of the base image", NULL},
+    {"cluster_size", BLOCK_OPTION_SIZE, "qcow2 cluster size", "65536"},
+    {"compat", BLOCK_OPTION_STRING, "Compatibility level (v2 [0.10] or v3 [1.1])", NULL},
+    {"compression_type", BLOCK_OPTION_STRING,
+     "Compression method used for image cluster compression", "zlib"},
+    {"lazy_refcounts", BLOCK_OPTION_BOOL, "Postpone refcount updates", "off"},
+    {"preallocation", BLOCK_OPTION_STRING,
+     "Preallocation mode (allowed values: off, metadata, falloc, full)", "off"},
+    {"refcount_bits", BLOCK_OPTION_NUMBER, "Width of a reference count entry in bits", "16"},
+    {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
+    {NULL, 0, NULL, NULL},
+};
+
 /* Where the parts of the new image lie, in clusters: header, refcount table, blocks, L1. */
 typedef struct Layout {
     unsigned cluster_bits, order;
+    bool old, lazy, zstd;
+    BlockPreallocation preallocation;
     uint64_t reftable_clusters, blocks, l1_clusters, l1_entries;
     uint64_t total; /* clusters in use */
 } Layout;
 
+static bool parse_compat(const BlockCreate *c, Layout *layout, GError **err)
+{
+    const char *text = block_option_string(c->options, NULL, "compat");
+    layout->old = text && (!strcmp(text, "0.10") || !strcmp(text, "v2"));
+    if (!text || layout->old || !strcmp(text, "1.1") || !strcmp(text, "v3"))
+        return true;
+    return lodge_fail(err, LODGE_ERROR_INVALID, "Invalid compatibility level: '%s'", text);
+}
+
 static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
 {
-    uint64_t cluster = c->cluster_size ? c->cluster_size : KIB(64);
-    unsigned bits = c->refcount_bits ? c->refcount_bits : 16;
-    bool old = c->version == 2;
+    const BlockOption *table = qcow2_create_options;
+    const char *compression = block_option_string(c->options, table, "compression_type");
+    uint64_t cluster, bits;
+    if (!parse_compat(c, layout, err) ||
+        !block_option_size(c->options, table, "cluster_size", &cluster, err) ||
+        !block_option_number(c->options, table, "refcount_bits", &bits, err) ||
+        !block_option_bool(c->options, table, "lazy_refcounts", &layout->lazy, err) ||
+        !block_preallocation(c->options, &layout->preallocation, err))
+        return false;
+    bool old = layout->old;
     if (cluster < 512 || cluster > MIB(2) || (cluster & (cluster - 1)))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Cluster size must be a power of two between 512 and 2048k");
-    if (bits > 64 || (bits & (bits - 1)))
+    if (bits == 0 || bits > 64 || (bits & (bits - 1)))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Refcount width must be a power of two and may not exceed 64 bits");
     if (old && bits != 16)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Refcount widths other than 16 bits require compatibility level 1.1 or "
                           "above (use version=v3 or greater)");
-    if (old && c->lazy_refcounts)
+    if (old && layout->lazy)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Lazy refcounts only supported with compatibility level 1.1 and above "
                           "(use version=v3 or greater)");
-    if (c->compression && strcmp(c->compression, "zlib") && strcmp(c->compression, "zstd"))
+    layout->zstd = !strcmp(compression, "zstd");
+    if (!layout->zstd && strcmp(compression, "zlib"))
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
                           "The compression type \"%s\" is not supported; zlib and zstd are",
-                          c->compression);
-    if (old && c->compression && strcmp(c->compression, "zlib"))
+                          compression);
+    if (old && layout->zstd)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Non-zlib compression type is only supported with compatibility level "
                           "1.1 and above (use version=v3 or greater)");
-    if (c->preallocate_metadata && c->backing)
+    if (layout->preallocation > BLOCK_PREALLOCATE_METADATA)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "preallocation falloc and full are not supported; off and metadata are");
+    if (layout->preallocation && c->backing)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Backing file and preallocation cannot be used at the same time");
     layout->cluster_bits = (unsigned)__builtin_ctzll(cluster);
-    layout->order = (unsigned)__builtin_ctz(bits);
+    layout->order = (unsigned)__builtin_ctzll(bits);
     return true;
 }
 
@@ -113,8 +150,7 @@ static size_t put_features(uint8_t *at)
 static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *raw, GError **err)
 {
     uint64_t cluster = 1ull << layout->cluster_bits;
-    bool old = c->version == 2;
-    bool zstd = c->compression && !strcmp(c->compression, "zstd");
+    bool old = layout->old, zstd = layout->zstd;
     be32_put(raw, QCOW2_MAGIC);
     be32_put(raw + 4, old ? 2 : 3);
     be32_put(raw + 20, layout->cluster_bits);
@@ -126,7 +162,7 @@ static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *ra
     size_t at = 72;
     if (!old) {
         be64_put(raw + 72, zstd ? QCOW2_INCOMPAT_COMPRESSION : 0);
-        be64_put(raw + 80, c->lazy_refcounts ? QCOW2_COMPAT_LAZY : 0);
+        be64_put(raw + 80, layout->lazy ? QCOW2_COMPAT_LAZY : 0);
         be32_put(raw + 96, layout->order);
         be32_put(raw + 100, HEADER_LENGTH);
         raw[104] = zstd ? QCOW2_ZSTD : QCOW2_ZLIB;
@@ -247,7 +283,7 @@ bool qcow2_create(BlockFile *file, const BlockCreate *c, GError **err)
         result = block_file_write(file, 0, raw, cluster);
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot write the new image", c->path);
-    return !c->preallocate_metadata || preallocate(file, c, err);
+    return !layout.preallocation || preallocate(file, c, err);
 }
 
 /* A longer L1 table in new clusters; the old one is given back. meta held. */
@@ -291,8 +327,9 @@ static int grow_l1(Qcow2 *q, uint32_t entries)
     return 0;
 }
 
-bool qcow2_resize(BlockNode *node, uint64_t size, GError **err)
+bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err)
 {
+    uint64_t size = resize->size;
     Qcow2 *q = node->state;
     uint64_t span = 1ull << (q->cluster_bits + q->l2_bits);
     if (q->header.n_snapshots)

@@ -13,7 +13,10 @@ static GByteArray *new_image(uint64_t size, uint64_t cluster)
 {
     g_autoptr(GError) error = NULL;
     GByteArray *bytes = g_byte_array_new();
-    BlockCreate create = {.path = "m", .format = "qcow2", .size = size, .cluster_size = cluster};
+    json_auto_t *named = json_object();
+    if (cluster)
+        json_object_set_new(named, "cluster_size", json_integer((json_int_t)cluster));
+    BlockCreate create = {.path = "m", .format = "qcow2", .size = size, .options = named};
     g_autoptr(BlockFile) file = &memory_file_new(bytes, MIB(64), NULL)->file;
     g_assert_true(block_format_qcow2.create(file, &create, &error));
     return bytes;

@@ -248,12 +248,20 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
 {
     const Qcow2 *q = node->state;
     info->cluster_size = q->cluster_size;
-    info->version = q->header.version;
-    info->refcount_bits = q->refcount_bits;
-    info->lazy_refcounts = (q->header.compatible & QCOW2_COMPAT_LAZY) != 0;
     info->dirty = (q->header.incompatible & QCOW2_INCOMPAT_DIRTY) != 0;
-    info->corrupt = (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT) != 0;
-    info->compression = q->header.compression == QCOW2_ZSTD ? "zstd" : "zlib";
+    info->specific_type = "qcow2";
+    bool new = q->header.version >= 3;
+    info->specific = json_pack("{s:s, s:s}", "compat", new ? "1.1" : "0.10", "compression-type",
+                               q->header.compression == QCOW2_ZSTD ? "zstd" : "zlib");
+    if (new)
+        json_object_set_new(info->specific, "lazy-refcounts",
+                            json_boolean(q->header.compatible & QCOW2_COMPAT_LAZY));
+    json_object_set_new(info->specific, "refcount-bits", json_integer(q->refcount_bits));
+    if (new) {
+        json_object_set_new(info->specific, "corrupt",
+                            json_boolean(q->header.incompatible & QCOW2_INCOMPAT_CORRUPT));
+        json_object_set_new(info->specific, "extended-l2", json_false());
+    }
     info->snapshots = g_new0(BlockSnapshotInfo, q->header.n_snapshots + 1);
     info->n_snapshots = q->header.n_snapshots;
     for (unsigned i = 0; i < info->n_snapshots; i++) {
@@ -263,10 +271,6 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
                                 s->date_seconds, s->date_ns,        s->vm_clock_ns};
     }
 }
-
-static const char *const qcow2_create_options[] = {
-    "size",          "compat",        "cluster_size", "lazy_refcounts", "refcount_bits",
-    "preallocation", "compression_type", "backing_file", "backing_fmt", NULL};
 
 const BlockFormat block_format_qcow2 = {
     .name = "qcow2",

@@ -215,6 +215,7 @@ int qcow2_write_compressed(BlockNode *node, uint64_t offset, const void *cluster
 bool qcow2_check(BlockNode *node, BlockCheck *check, GError **err);
 
 /* create.c */
+extern const BlockOption qcow2_create_options[];
 bool qcow2_create_check(const BlockCreate *create, GError **err);
 bool qcow2_create(BlockFile *file, const BlockCreate *create, GError **err);
-bool qcow2_resize(BlockNode *node, uint64_t size, GError **err);
+bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err);
