@@ -504,6 +504,9 @@ static void generate_integer(Encoder *e, const SoftOpcode *o)
             register_operand(e, reg);
     }
     finish(e);
+    /* In sequences somebody may read OF, which rotations by more than one place leave undefined. */
+    if (e->fixed && o->map == 0 && (opcode & 0xfe) == 0xc0 && ((e->modrm >> 3) & 7) < 4)
+        c->bytes[c->length - 1] = (uint8_t)((c->bytes[c->length - 1] & 0xc0) | 1);
     if (o->imm == IMM_MOFFS) {
         uint64_t a = diff_address() - linear_base(e);
         memcpy(c->bytes + c->length - e->immediate_size, &a, e->immediate_size);
@@ -674,6 +677,10 @@ static bool fits_sequence(const DiffRow *row)
     case DIFF_INTEGER:
         if (o->flags & OPC_CC)
             return !(o->flags & OPC_NO64);
+        /* What processors do each in their way with odd prefixes, or first. */
+        if ((o->map == 0 && o->opcode == 0x90) || !strncmp(row->name, "cmps", 4) ||
+            !strncmp(row->name, "prefetch", 8))
+            return false;
         return !(o->flags & (OPC_BRANCH | OPC_END | OPC_NO64)) && strncmp(row->name, "ud", 2) != 0 &&
                o->imm != IMM_ENTER;
     case DIFF_VECTOR: /* gathers and MASKMOVDQU: their faults differ */

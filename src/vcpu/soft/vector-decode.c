@@ -4,6 +4,7 @@
  */
 #include "vcpu/soft/system-ops.h"
 #include "vcpu/soft/vector.h"
+#include "vcpu/soft/vm.h"
 
 void vector_op_nm(SoftCpu *cpu, const SoftOp *op)
 {
@@ -71,7 +72,6 @@ static void op_store(SoftCpu *cpu, const SoftOp *op)
 #define MXCSR_UE 0x10u
 #define MXCSR_UM 0x800u
 #define MXCSR_FTZ 0x8000u
-#define CR4_OSXMMEXCPT (1u << 10)
 
 typedef struct FpSaved {
     SoftFpu fpu;
@@ -274,7 +274,8 @@ static void op_fields(const VectorRow *row, SoftOp *op)
     unsigned size = vector_memory_size(row, op->flags & SOFT_OP_L, op->flags & SOFT_OP_W);
     memset(op->spare, 0, sizeof(op->spare));
     op->sub = (uint8_t)size;
-    if (vex ? (row->flags & VO_ALIGNED) : size == 16 && !(row->flags & VO_UNALIGNED))
+    unsigned unchecked = VO_UNALIGNED | (soft_limits.intel ? 0 : VO_ALIGNED_INTEL);
+    if (vex ? (row->flags & VO_ALIGNED) : size == 16 && !(row->flags & unchecked))
         op->spare[VS_ALIGN] = (uint8_t)size;
     op->spare[VS_ROW_LOW] = (uint8_t)index;
     op->spare[VS_ROW_HIGH] = (uint8_t)(index >> 8);

@@ -71,6 +71,7 @@ enum {
     VO_SPECIAL = 1 << 23,  /* a handler in C instead of a stub */
     VO_VSIB = 1 << 24,     /* gather */
     VO_DEST_XMM0 = 1 << 25,
+    VO_ALIGNED_INTEL = 1 << 26, /* a legacy encoding whose alignment Intel's processors check, AMD's do not */
 };
 #define MMX_ANY (VO_REG_MMX | VO_RM_MMX)
 
