@@ -172,6 +172,17 @@ static uint32_t arith_of(uint8_t tf)
     return r;
 }
 
+/*
+ * Rotations by an immediate leave OF undefined but for one place: Intel's processors leave it as it was when the count is
+ * an immediate, and the interpreter rotates by CL.
+ */
+static uint32_t undefined_of(const SoftOp *op, const SoftOpcode *row)
+{
+    bool rotates = row->mnemonic[0] == 'r' && (row->mnemonic[1] == 'o' || row->mnemonic[1] == 'c');
+    unsigned count = (unsigned)op->imm & (op->size == 8 ? 63u : 31u);
+    return rotates && (op->opcode | 1) == 0xc1 && count != 1 ? ARITH_OF : 0;
+}
+
 #define ARITH_ALL (ARITH_OF | ARITH_CF | ARITH_PF | ARITH_AF | ARITH_ZF | ARITH_SF)
 
 static uint32_t random_arith(void)
@@ -400,7 +411,7 @@ static bool try_one(const SoftOpcode *row)
     snapshot_take(&want);
     snapshot_put(&before);
     if (run_code(&t, &before, flags_at, &got))
-        compare(&got, &want, arith_of(t.live[1]), &op[0], row->mnemonic);
+        compare(&got, &want, arith_of(t.live[1]) & ~undefined_of(&op[0], row), &op[0], row->mnemonic);
     return true;
 }
 
