@@ -20,11 +20,23 @@
 static const char *pages; /* the folder of the formats' documentation */
 
 /* What some formats cannot be made or opened without. */
-static const struct {
+typedef struct Needs {
     const char *format, *create, *open, *object;
-} needs[] = {
-    {"luks", "key-secret=s0,iter-time=10", "key-secret=s0", "secret,id=s0,data=contract"},
+    bool noise; /* what was never written does not read as zeroes */
+} Needs;
+
+static const Needs needs[] = {
+    {"luks", "key-secret=s0,iter-time=10", "key-secret=s0", "secret,id=s0,data=contract", true},
 };
+
+static const Needs *needs_of(const BlockFormat *format)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(needs); i++) {
+        if (!strcmp(needs[i].format, format->name))
+            return &needs[i];
+    }
+    return NULL;
+}
 
 typedef struct Image {
     const BlockFormat *format;
@@ -40,17 +52,25 @@ static json_t *parse(const char *text)
     return options;
 }
 
+static BlockNode *open_bytes(Image *image, bool read_only);
+
+static void make_zero(BlockNode *node, uint64_t from)
+{
+    const Needs *own = needs_of(node->format);
+    if (own && own->noise)
+        g_assert_cmpint(block_write_zeroes(node, from, block_size(node) - from, 0), ==, 0);
+}
+
 static void image_begin(Image *image, const BlockFormat *format)
 {
     g_autoptr(GError) error = NULL;
     *image = (Image){.format = format, .objects = block_objects_new(),
                      .bytes = g_byte_array_new()};
-    for (size_t i = 0; i < G_N_ELEMENTS(needs); i++) {
-        if (strcmp(needs[i].format, format->name))
-            continue;
-        image->create = parse(needs[i].create);
-        image->open = parse(needs[i].open);
-        block_objects_add(image->objects, needs[i].object, &error);
+    const Needs *own = needs_of(format);
+    if (own) {
+        image->create = parse(own->create);
+        image->open = parse(own->open);
+        block_objects_add(image->objects, own->object, &error);
         g_assert_no_error(error);
     }
     BlockCreate create = {.path = "memory", .format = format->name, .size = DISK,
@@ -63,6 +83,8 @@ static void image_begin(Image *image, const BlockFormat *format)
     bool made = format->create_check(&create, &error) && format->create(file, &create, &error);
     g_assert_no_error(error);
     g_assert_true(made);
+    g_autoptr(BlockNode) node = open_bytes(image, false);
+    make_zero(node, 0);
 }
 
 static void image_end(Image *image)
@@ -132,7 +154,8 @@ static void test_stranger(gconstpointer data)
         }
         g_assert_null(node);
         g_assert_nonnull(error);
-        g_assert_nonnull(strstr(error->message, "memory"));
+        if (!needs_of(format)) /* in QEMU's words; the tool puts the name in front */
+            g_assert_nonnull(strstr(error->message, "memory"));
         g_clear_error(&error);
     }
     g_byte_array_unref(image.bytes);
@@ -276,6 +299,7 @@ static void test_grows(gconstpointer data)
     g_assert_no_error(error);
     g_assert_true(grown);
     g_assert_cmpuint(block_size(node), ==, size);
+    make_zero(node, old);
     compare(node, model, size);
     for (int i = 0; i < 30; i++)
         operate(node, model, size);

@@ -85,7 +85,8 @@ uint64_t block_pbkdf2_iterations(BlockHash hash, size_t out_length, uint64_t mil
             return 0;
         uint64_t took = thread_ns() - start;
         if (took >= enough_ns || tried >= 1u << 30)
-            return (uint64_t)((double)tried * 1e6 * (double)milliseconds / (double)MAX(took, 1));
+            return (uint64_t)MIN(
+                (double)tried * 1e6 * (double)milliseconds / (double)MAX(took, 1), 1e18);
     }
 }
 

@@ -19,12 +19,16 @@
 typedef struct BlockLuksIo {
     int (*read)(void *opaque, uint64_t offset, void *buffer, size_t length);
     int (*write)(void *opaque, uint64_t offset, const void *buffer, size_t length);
+    int (*flush)(void *opaque); /* what was written is on stable storage; may be NULL */
     void *opaque;
 } BlockLuksIo;
 
 typedef struct BlockLuks BlockLuks;
 
-/* True when a file that starts with these bytes is LUKS, of any version. */
+/*
+ * True when a file that starts with these bytes is LUKS version 1. A later version is found to be
+ * raw, as QEMU finds it, so that it can be copied; opened as "luks" it is refused by name.
+ */
 bool block_luks_probe(const uint8_t *head, size_t length);
 
 /*
@@ -35,7 +39,8 @@ typedef struct BlockLuksOpen {
     const char *prefix;
     const char *key_secret; /* the id of the passphrase's secret; NULL: not given */
     const BlockObjects *objects;
-    bool locked; /* nothing but its header is wanted: no secret is needed, none is tried */
+    bool locked;   /* nothing but its header is wanted: no secret is needed, none is tried */
+    bool detached; /* the header is in a file of its own */
 } BlockLuksOpen;
 
 BlockLuks *block_luks_open(const BlockLuksIo *io, const BlockLuksOpen *how, GError **err);
@@ -54,6 +59,8 @@ typedef struct BlockLuksCreate {
 /* Reads cipher-alg, cipher-mode, ivgen-alg, ivgen-hash-alg, hash-alg, iter-time, key-secret. */
 bool block_luks_create_options(const json_t *options, const char *prefix, BlockLuksCreate *create,
                                GError **err);
+/* Has LUKS, and the library, such a cipher? Asked before a file is touched. */
+bool block_luks_create_supported(const BlockLuksCreate *create, GError **err);
 /* Bytes from the header's start to the payload, key slots included. */
 uint64_t block_luks_create_size(const BlockLuksCreate *create);
 /* Writes a new header with the passphrase in slot 0; unlocked. */
@@ -69,7 +76,7 @@ BlockLuks *block_luks_create_detached(const BlockLuksIo *io, const BlockLuksCrea
 bool block_luks_amend(BlockLuks *luks, const BlockLuksIo *io, const json_t *options,
                       const char *prefix, const BlockObjects *objects, bool force, GError **err);
 
-/* Where the payload starts, from the header's first byte; 0 for a detached header. */
+/* Where the payload starts, from the header's first byte, or (detached) in its own file. */
 uint64_t block_luks_payload(const BlockLuks *luks);
 bool block_luks_locked(const BlockLuks *luks);
 /* NULL while locked. Borrowed: sectors count from wherever the format says. */
