@@ -130,9 +130,7 @@ static bool open_backing(BlockNode *node, const BlockOpen *how, GError **err)
     g_autoptr(GError) cause = NULL;
     node->backing = open_one(NULL, &below, &cause);
     if (!node->backing) {
-        GError *copy = g_error_new(LODGE_ERROR, cause->code, "%s: its backing file: %s",
-                                   node->path, cause->message);
-        g_propagate_error(err, copy);
+        g_propagate_prefixed_error(err, g_steal_pointer(&cause), "Could not open backing file: ");
         return false;
     }
     return true;
@@ -171,9 +169,7 @@ static bool choose_format(BlockNode *node, const BlockOpen *how, GError **err)
         if (node->format)
             return true;
         g_autofree char *names = block_format_names();
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: the format \"%s\" is not supported; %s are", node->path, name,
-                          names);
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Unknown driver '%s'; %s are known", name, names);
     }
     uint8_t head[PROBE_BYTES];
     int result = block_file_read(node->file, 0, head, sizeof(head));

@@ -8,12 +8,14 @@
 #include "disk/transport/transport.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 int block_status(BlockNode *node, uint64_t offset, uint64_t length, BlockExtent *extent)
 {
     if (length == 0 || !range_within(offset, length, node->size))
         return -EINVAL;
+    extent->in_file = NULL;
     return node->format->status(node, offset, length, extent);
 }
 
@@ -36,10 +38,51 @@ int block_status_chain(BlockNode *node, uint64_t offset, uint64_t length, BlockE
     return 0;
 }
 
+const char *block_file_path(const BlockNode *node)
+{
+    return node->file->path;
+}
+
 const BlockOption *block_create_options(const char *format)
 {
     const BlockFormat *f = block_format_find(format);
     return f && f->create ? f->create_options : NULL;
+}
+
+bool block_format_exists(const char *format)
+{
+    return block_format_find(format) != NULL;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+char *block_format_list(void)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (const BlockFormat *const *f = block_formats; *f; f++)
+        g_ptr_array_add(names, (char *)(uintptr_t)(*f)->name);
+    for (const BlockTransport *const *t = block_transports; *t; t++)
+        g_ptr_array_add(names, (char *)(uintptr_t)(*t)->name);
+    qsort(names->pdata, names->len, sizeof(char *), compare_names);
+    GString *list = g_string_new(NULL);
+    for (guint i = 0; i < names->len; i++)
+        g_string_append_printf(list, " %s", (char *)g_ptr_array_index(names, i));
+    return g_string_free(list, FALSE);
+}
+
+const BlockOption *block_create_file_options(const char *path, GError **err)
+{
+    static const BlockOption host[] = {
+        {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
+        {NULL, 0, NULL, NULL},
+    };
+    if (block_transport_for(path))
+        return host;
+    lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Unknown protocol '%s'", path);
+    return NULL;
 }
 
 const BlockOption *block_amend_options(const char *format)
@@ -119,7 +162,8 @@ void block_info(BlockNode *node, BlockInfo *info)
                         .backing_path = node->backing_path,
                         .backing_format = node->backing_format};
     if (node->file->ops->allocated)
-        node->file->ops->allocated(node->file, &info->actual_size);
+        info->has_actual_size =
+            node->file->ops->allocated(node->file, &info->actual_size) == 0;
     if (node->format->info)
         node->format->info(node, info);
 }

@@ -14,6 +14,7 @@ typedef struct BlockExtent {
     bool compressed;
     bool has_offset; /* the bytes are at file_offset, unencoded */
     uint64_t file_offset;
+    const char *in_file; /* the file that has them, borrowed; NULL: the node's own */
 } BlockExtent;
 
 /* What this image alone says about [offset, offset + length); extent->length is at least 1. */
@@ -24,7 +25,13 @@ int block_status(BlockNode *node, uint64_t offset, uint64_t length, BlockExtent 
  */
 int block_status_chain(BlockNode *node, uint64_t offset, uint64_t length, BlockExtent *extent,
                        unsigned *depth);
+const char *block_file_path(const BlockNode *node); /* the file that holds the image */
 BlockNode *block_backing(const BlockNode *node); /* borrowed; NULL: none */
+
+/* The image's backing file as it is opened ("full-backing-filename"); NULL: none. Free it. */
+char *block_backing_full_path(const BlockNode *node);
+/* What the image at @image_path means by @written, as a path or URI that can be opened. */
+char *block_reference_path(const char *image_path, const char *written);
 
 /* What a new image is to be. */
 typedef struct BlockCreate {
@@ -39,6 +46,10 @@ typedef struct BlockCreate {
 bool block_create(const BlockCreate *create, GError **err);
 /* The `-o` names that @format knows; NULL when there is no such format or it is read-only. */
 const BlockOption *block_create_options(const char *format);
+/* Those of the file below: what it is created with, beyond the format's; NULL: none can be made. */
+const BlockOption *block_create_file_options(const char *path, GError **err);
+bool block_format_exists(const char *format);
+char *block_format_list(void); /* " raw qcow2 ...", sorted, as --help has it; free it */
 /* Those that block_amend can change afterwards; NULL: none. */
 const BlockOption *block_amend_options(const char *format);
 
@@ -70,6 +81,8 @@ bool block_measure(const BlockCreate *create, BlockNode *source, BlockMeasure *m
 typedef struct BlockSnapshotInfo {
     char *id, *name;
     uint64_t vm_state_size, date_seconds, date_ns, vm_clock_ns;
+    uint64_t icount; /* instructions the guest had executed, if has_icount */
+    bool has_icount;
 } BlockSnapshotInfo;
 
 typedef struct BlockInfo {
@@ -77,6 +90,8 @@ typedef struct BlockInfo {
     uint64_t cluster_size;              /* 0: the format has no clusters */
     const char *backing_path, *backing_format; /* borrowed from the node; NULL: none */
     bool dirty, encrypted, compressed;
+    bool has_actual_size;
+    bool no_dirty_flag; /* the format knows of no such thing as being dirty */
     /* What only this format has, under the names of QEMU's QAPI type ImageInfoSpecific: */
     const char *specific_type;    /* "qcow2"; NULL: nothing */
     json_t *specific;             /* an object; freed by block_info_clear */

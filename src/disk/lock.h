@@ -19,7 +19,7 @@ enum {
 
 /*
  * Takes @used for us and forbids @forbidden to others, on the open file @fd; nothing is held on
- * failure (LODGE_ERROR_BUSY names @path and, where it can be found, the process that holds it).
+ * failure (LODGE_ERROR_BUSY names @path).
  * The locks go with the last descriptor of this open file description.
  */
 bool block_lock(int fd, const char *path, unsigned used, unsigned forbidden, GError **err);

@@ -107,13 +107,8 @@ extern const BlockOption block_node_options[];
  */
 BlockFile *block_reference_open(BlockNode *node, const BlockOpen *how, const char *role,
                                 const char *written, bool write, GError **err);
-/* @written as a path or URI that can be opened. */
-char *block_reference_path(const char *image_path, const char *written);
 /* May an image lead its reader to the file @path? System folders (/etc, /proc, ...) are out. */
 bool block_reference_allowed(const BlockOpen *how, const char *path, GError **err);
-
-/* The image's backing file as it is opened ("full-backing-filename"); NULL: none. Free it. */
-char *block_backing_full_path(const BlockNode *node);
 
 /* As block_open, on @file (taken over, also on failure); @options->path names it. */
 BlockNode *block_open_file(BlockFile *file, const BlockOpen *options, GError **err);

@@ -226,14 +226,14 @@ def bad_options():
                                    ("qcow2", ["-o", "encryption=on"], "encryption"),
                                    ("qcow2", ["-o", "preallocation=full"], "full"),
                                    ("qcow2", ["-b", "nowhere", "-F", "raw"], "nowhere"),
-                                   ("qcow2", ["-b", path], "backing format"),
+                                   ("qcow2", ["-b", path], "same filename"),
                                    ("raw", ["-o", "cluster_size=4k"], "cluster_size"),
                                    ("raw", ["-u", "-b", "x", "-F", "raw"], "Backing file not supported"),
                                    ("vmdk", [], "vmdk")):
             said = tap.run([LODGE, "create", "-q", "-f", fmt, *options, path, "1M"], 1)
             tap.check(word in said, f"no '{word}' in: {said}")
             tap.check(path.read_text() == "precious", f"{options}: the file was overwritten")
-        for argv in (["snapshot", "-l", path], ["rebase", path], ["info", "--image-opts", path], ["nonsense"], []):
+        for argv in (["snapshot", "-a", "x", path], ["rebase", path], ["info", "--image-opts", path], ["nonsense"], []):
             tap.run([LODGE, *argv], 1)
 
 

@@ -179,7 +179,7 @@ static int run(int argc, char **argv)
             b.shared = true;
             break;
         default:
-            return image_bad_option("bench", argv);
+            return image_usage("unrecognized option '%s'", argv[optind - 1]);
         }
     }
     if (!ok)

@@ -1,19 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "cli/image/image.h"
 
-#include <getopt.h>
-#include <jansson.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { EXIT_CORRUPT = 2, EXIT_LEAKS = 3, EXIT_NO_CHECK = 63 };
 
+/* Findings are told as they are found, beside what --output prints. */
 static void say(void *opaque, const char *text)
 {
-    const bool *quiet = opaque;
-    if (!*quiet)
-        fprintf(stderr, "%s\n", text);
+    fflush(stdout);
+    fprintf(stderr, "%s\n", text);
 }
 
 static void put(json_t *root, const char *name, uint64_t value)
@@ -22,10 +19,10 @@ static void put(json_t *root, const char *name, uint64_t value)
         json_object_set_new(root, name, json_integer((json_int_t)value));
 }
 
-static void print_json(BlockNode *node, const BlockCheck *c)
+static void print_json(const char *path, BlockNode *node, const BlockCheck *c)
 {
-    json_t *root = json_pack("{s:s, s:s, s:I}", "filename", block_path(node), "format",
-                             block_format(node), "check-errors", (json_int_t)c->errors);
+    json_auto_t *root = json_pack("{s:s, s:s, s:I}", "filename", path, "format",
+                                  block_format(node), "check-errors", (json_int_t)c->errors);
     put(root, "image-end-offset", c->image_end);
     put(root, "corruptions", c->corruptions);
     put(root, "leaks", c->leaks);
@@ -35,19 +32,11 @@ static void print_json(BlockNode *node, const BlockCheck *c)
     put(root, "allocated-clusters", c->allocated_clusters);
     put(root, "fragmented-clusters", c->fragmented_clusters);
     put(root, "compressed-clusters", c->compressed_clusters);
-    char *text = json_dumps(root, JSON_INDENT(4));
-    printf("%s\n", text);
-    free(text);
-    json_decref(root);
+    image_print_json(root);
 }
 
 static void print_human(const BlockCheck *c)
 {
-    if (c->corruptions_fixed || c->leaks_fixed)
-        printf("The following inconsistencies were found and repaired:\n\n"
-               "    %" G_GUINT64_FORMAT " leaked clusters\n    %" G_GUINT64_FORMAT
-               " corruptions\n\nDouble checking the fixed image now...\n",
-               c->leaks_fixed, c->corruptions_fixed);
     if (!c->corruptions && !c->leaks && !c->errors)
         printf("No errors were found on the image.\n");
     if (c->corruptions)
@@ -58,6 +47,9 @@ static void print_human(const BlockCheck *c)
         printf("\n%" G_GUINT64_FORMAT " leaked clusters were found on the image.\n"
                "This means waste of disk space, but no harm to data.\n",
                c->leaks);
+    if (c->errors)
+        printf("\n%" G_GUINT64_FORMAT " internal errors have occurred during the check.\n",
+               c->errors);
     if (c->total_clusters && c->allocated_clusters)
         printf("%" G_GUINT64_FORMAT "/%" G_GUINT64_FORMAT
                " = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
@@ -69,11 +61,30 @@ static void print_human(const BlockCheck *c)
         printf("Image end offset: %" G_GUINT64_FORMAT "\n", c->image_end);
 }
 
-static int check(const char *path, const ImageOpen *open, BlockRepair repair, bool json, bool quiet)
+/* What was repaired is looked at once more, as a check that repairs nothing sees it. */
+static bool look_again(BlockNode *node, BlockCheck *c, bool human, GError **err)
+{
+    if (!c->corruptions_fixed && !c->leaks_fixed)
+        return true;
+    if (human)
+        printf("The following inconsistencies were found and repaired:\n\n"
+               "    %" G_GUINT64_FORMAT " leaked clusters\n    %" G_GUINT64_FORMAT
+               " corruptions\n\nDouble checking the fixed image now...\n",
+               c->leaks_fixed, c->corruptions_fixed);
+    BlockCheck again = {.repair = BLOCK_REPAIR_NONE, .message = say};
+    if (!block_check(node, &again, err))
+        return false;
+    again.corruptions_fixed = c->corruptions_fixed;
+    again.leaks_fixed = c->leaks_fixed;
+    *c = again;
+    return true;
+}
+
+static int check(const char *path, const ImageOpen *open, BlockRepair repair,
+                 const ImageArguments *a)
 {
     g_autoptr(GError) error = NULL;
-    bool silent = quiet || json;
-    BlockCheck c = {.repair = repair, .message = say, .opaque = &silent};
+    BlockCheck c = {.repair = repair, .message = say};
     g_autoptr(BlockNode) node = image_open(path, open);
     if (!node)
         return 1;
@@ -81,65 +92,76 @@ static int check(const char *path, const ImageOpen *open, BlockRepair repair, bo
         image_fail("This image format does not support checks");
         return EXIT_NO_CHECK;
     }
-    if (!block_check(node, &c, &error))
+    if (!block_check(node, &c, &error) || !look_again(node, &c, !a->json && !a->quiet, &error))
         return image_fail("Check failed: %s", error->message);
-    if (json)
-        print_json(node, &c);
-    else if (!quiet)
+    if (a->json && !a->quiet)
+        print_json(path, node, &c);
+    else if (!a->quiet)
         print_human(&c);
-    return c.errors ? 1 : c.corruptions ? EXIT_CORRUPT : c.leaks ? EXIT_LEAKS : 0;
+    if (c.errors)
+        return image_fail("Check failed");
+    return c.corruptions ? EXIT_CORRUPT : c.leaks ? EXIT_LEAKS : 0;
 }
 
-static const struct option long_options[] = {{"output", required_argument, NULL, 'O'},
-                                             {"repair", required_argument, NULL, 'r'},
-                                             {"force-share", no_argument, NULL, 'U'},
-                                             {NULL, 0, NULL, 0}};
+typedef struct Check {
+    BlockRepair repair;
+    bool write;
+} Check;
+
+static ImageApplied apply(void *opaque, int key, const char *value)
+{
+    Check *c = opaque;
+    if (key != 'r')
+        return IMAGE_NOT_MINE;
+    c->write = true;
+    if (!strcmp(value, "leaks")) {
+        c->repair = BLOCK_REPAIR_LEAKS;
+    } else if (!strcmp(value, "all")) {
+        c->repair = BLOCK_REPAIR_ALL;
+    } else {
+        image_usage("Unknown option value for -r (expecting 'leaks' or 'all'): %s", value);
+        return IMAGE_REFUSED;
+    }
+    return IMAGE_APPLIED;
+}
+
+static const ImageOption options[] = {
+    IMAGE_OPTION_HELP,
+    IMAGE_OPTION_OBJECT,
+    IMAGE_OPTION_IMAGE_OPTS,
+    IMAGE_OPTION_QUIET,
+    {'f', "format", "FMT", "format of the image; else it is probed"},
+    IMAGE_OPTION_OUTPUT,
+    {'r', "repair", "WHAT", "leaks: give back what nothing uses; all: mend everything"},
+    IMAGE_OPTION_SOURCE_CACHE,
+    IMAGE_OPTION_SHARE,
+    {0, NULL, NULL, NULL},
+};
 
 static int run(int argc, char **argv)
 {
-    ImageOpen open = {.no_backing = true};
-    BlockRepair repair = BLOCK_REPAIR_NONE;
-    bool json = false, quiet = false;
-    int option;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, "f:r:T:qU", long_options, NULL)) != -1) {
-        switch (option) {
-        case 'f':
-            open.format = optarg;
-            break;
-        case 'T':
-            open.cache = optarg;
-            break;
-        case 'q':
-            quiet = true;
-            break;
-        case 'U':
-            open.shared = true;
-            break;
-        case 'r':
-            open.write = open.repair = true;
-            if (!strcmp(optarg, "leaks"))
-                repair = BLOCK_REPAIR_LEAKS;
-            else if (!strcmp(optarg, "all"))
-                repair = BLOCK_REPAIR_ALL;
-            else
-                return image_fail("-r expects leaks or all, not '%s'", optarg);
-            break;
-        case 'O':
-            if (!image_parse_output(optarg, &json))
-                return 1;
-            break;
-        default:
-            return image_bad_option("check", argv);
-        }
-    }
-    if (argc - optind != 1)
-        return image_fail("check: expecting one image file name");
-    return check(argv[optind], &open, repair, json, quiet);
+    g_auto(ImageArguments) a = {0};
+    Check c = {BLOCK_REPAIR_NONE, false};
+    int status;
+    if (!image_parse(options, argc, argv, &a, apply, &c, &status))
+        return status;
+    if (a.n_names != 1)
+        return image_usage("Expecting one image file name");
+    ImageOpen open = {.format = a.format,
+                      .write = c.write,
+                      .repair = c.write,
+                      .shared = a.shared,
+                      .image_opts = a.image_opts,
+                      .cache = a.source_cache,
+                      .source = true,
+                      .objects = a.objects};
+    return check(a.names[0], &open, c.repair, &a);
 }
 
 const ImageCommand image_check_command = {
     .name = "check",
     .run = run,
-    .usage = "[-q] [-f FORMAT] [--output=human|json] [-r leaks|all] [-T CACHE] [-U] FILE",
+    .usage = "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] "
+             "[-r [leaks | all]] [-T src_cache] [-U] filename",
+    .options = options,
 };

@@ -123,10 +123,9 @@ static int copy_all(Convert *c)
         }
         if (result < 0)
             return 1;
-        image_progress(c->progress, at, c->size);
+        if (!image_progress_step(NULL, at, c->size))
+            return image_fail("interrupted");
     }
-    if (c->size == 0)
-        image_progress(c->progress, 0, 0);
     int result = block_flush(c->to);
     return result < 0 ? image_fail("error while flushing: %s", g_strerror(-result)) : 0;
 }
@@ -177,7 +176,10 @@ static int convert(Convert *c, GPtrArray *texts)
     c->chunk = c->compress ? (size_t)block_cluster_size(target) : CHUNK;
     g_autofree uint8_t *memory = g_malloc(c->chunk + 4096);
     c->buffer = (uint8_t *)(((uintptr_t)memory + 4095) & ~(uintptr_t)4095);
-    return copy_all(c);
+    image_progress_begin(c->progress);
+    int status = copy_all(c);
+    image_progress_end(status == 0);
+    return status;
 }
 
 static const struct option long_options[] = {{"force-share", no_argument, NULL, 'U'},
@@ -229,7 +231,7 @@ static int parse(int argc, char **argv, Convert *c, GPtrArray *texts)
             c->target_is_zero = true;
             break;
         default:
-            return image_bad_option("convert", argv);
+            return image_usage("unrecognized option '%s'", argv[optind - 1]);
         }
     }
     return 0;

@@ -1,191 +1,227 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "cli/image/image.h"
 
-#include <getopt.h>
-#include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
+#include "cli/image/snapshot-table.h"
+#include "disk/json-text.h"
 
-static char *full_backing(const char *path, const char *backing)
-{
-    g_autofree char *folder = g_path_get_dirname(path);
-    if (g_path_is_absolute(backing) || !strcmp(folder, "."))
-        return g_strdup(backing);
-    return g_build_filename(folder, backing, NULL);
-}
+#include <stdio.h>
+#include <string.h>
 
 static json_t *json_snapshots(const BlockInfo *info)
 {
     json_t *list = json_array();
     for (unsigned i = 0; i < info->n_snapshots; i++) {
         const BlockSnapshotInfo *s = &info->snapshots[i];
-        json_array_append_new(
-            list, json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "id", s->id, "name", s->name,
-                            "vm-state-size", (json_int_t)s->vm_state_size, "date-sec",
-                            (json_int_t)s->date_seconds, "date-nsec", (json_int_t)s->date_ns,
-                            "vm-clock-sec", (json_int_t)(s->vm_clock_ns / 1000000000),
-                            "vm-clock-nsec", (json_int_t)(s->vm_clock_ns % 1000000000)));
+        json_t *one = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "id", s->id, "name", s->name,
+                                "vm-state-size", (json_int_t)s->vm_state_size, "date-sec",
+                                (json_int_t)s->date_seconds, "date-nsec", (json_int_t)s->date_ns,
+                                "vm-clock-sec", (json_int_t)(s->vm_clock_ns / 1000000000),
+                                "vm-clock-nsec", (json_int_t)(s->vm_clock_ns % 1000000000));
+        if (s->has_icount)
+            json_object_set_new(one, "icount", json_integer((json_int_t)s->icount));
+        json_array_append_new(list, one);
     }
     return list;
 }
 
-static json_t *json_info(BlockNode *node, const BlockInfo *info)
+/* Members in the order of QEMU's schema, which decides where two share a bucket. */
+static json_t *json_info(const BlockNode *node, const BlockInfo *info, const char *full)
 {
-    const char *path = block_path(node);
-    json_t *root = json_pack("{s:I, s:s, s:s, s:I, s:b}", "virtual-size",
-                             (json_int_t)info->virtual_size, "filename", path, "format",
-                             block_format(node), "actual-size", (json_int_t)info->actual_size,
-                             "dirty-flag", info->dirty);
+    json_t *root =
+        json_pack("{s:s, s:s}", "filename", block_path(node), "format", block_format(node));
+    if (!info->no_dirty_flag)
+        json_object_set_new(root, "dirty-flag", json_boolean(info->dirty));
+    if (info->has_actual_size)
+        json_object_set_new(root, "actual-size", json_integer((json_int_t)info->actual_size));
+    json_object_set_new(root, "virtual-size", json_integer((json_int_t)info->virtual_size));
     if (info->cluster_size)
         json_object_set_new(root, "cluster-size", json_integer((json_int_t)info->cluster_size));
+    if (info->encrypted)
+        json_object_set_new(root, "encrypted", json_true());
+    if (info->backing_path)
+        json_object_set_new(root, "backing-filename", json_string(info->backing_path));
+    if (full)
+        json_object_set_new(root, "full-backing-filename", json_string(full));
+    if (info->backing_path && info->backing_format)
+        json_object_set_new(root, "backing-filename-format", json_string(info->backing_format));
     if (info->n_snapshots)
         json_object_set_new(root, "snapshots", json_snapshots(info));
     if (info->specific)
         json_object_set_new(root, "format-specific",
                             json_pack("{s:s, s:O}", "type", info->specific_type, "data",
                                       info->specific));
-    if (info->backing_path) {
-        g_autofree char *full = full_backing(path, info->backing_path);
-        json_object_set_new(root, "backing-filename", json_string(info->backing_path));
-        json_object_set_new(root, "full-backing-filename", json_string(full));
-        if (info->backing_format)
-            json_object_set_new(root, "backing-filename-format", json_string(info->backing_format));
-    }
     return root;
 }
 
-static void print_snapshots(const BlockInfo *info)
+/* ---- for people */
+
+static void print_tree(const json_t *value, unsigned depth);
+
+/* "LABEL:" and what it says, on this line or, for a group, on the next ones. */
+static void print_member(const char *label, const json_t *value, unsigned depth)
 {
-    if (info->n_snapshots == 0)
-        return;
-    printf("Snapshot list:\n%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
-           "VM CLOCK", "ICOUNT");
-    for (unsigned i = 0; i < info->n_snapshots; i++) {
-        const BlockSnapshotInfo *s = &info->snapshots[i];
-        g_autofree char *size = image_size_text(s->vm_state_size);
-        char date[64] = "";
-        time_t when = (time_t)s->date_seconds;
-        struct tm local;
-        if (localtime_r(&when, &local))
-            strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &local);
-        uint64_t seconds = s->vm_clock_ns / 1000000000;
-        g_autofree char *clock = g_strdup_printf(
-            "%02d:%02d:%02d.%03d", (int)(seconds / 3600), (int)(seconds / 60 % 60),
-            (int)(seconds % 60), (int)(s->vm_clock_ns / 1000000 % 1000));
-        printf("%-9s %-16s %7s %19s %12s %10s\n", s->id, s->name, size, date, clock, "");
+    bool group = json_is_object(value) || json_is_array(value);
+    printf("%*s%s:%c", (int)depth * 4, "", label, group ? '\n' : ' ');
+    print_tree(value, depth + 1);
+    if (!group)
+        printf("\n");
+}
+
+static void print_tree(const json_t *value, unsigned depth)
+{
+    if (json_is_object(value)) {
+        g_autoptr(GPtrArray) names = json_text_names(value);
+        for (guint i = 0; i < names->len; i++) {
+            const char *name = g_ptr_array_index(names, i);
+            g_autofree char *label = g_strdelimit(g_strdup(name), "-", ' ');
+            print_member(label, json_object_get(value, name), depth);
+        }
+    } else if (json_is_array(value)) {
+        for (size_t i = 0; i < json_array_size(value); i++) {
+            g_autofree char *label = g_strdup_printf("[%zu]", i);
+            print_member(label, json_array_get(value, i), depth);
+        }
+    } else if (json_is_string(value)) {
+        fputs(json_string_value(value), stdout);
+    } else if (json_is_integer(value)) {
+        printf("%" JSON_INTEGER_FORMAT, json_integer_value(value));
+    } else if (json_is_boolean(value)) {
+        fputs(json_is_true(value) ? "true" : "false", stdout);
     }
 }
 
-/* "lazy-refcounts": true as "    lazy refcounts: true". */
-static void print_specific(json_t *data)
+static void print_backing(const BlockInfo *info, const char *full)
 {
-    const char *name;
-    json_t *value;
-    printf("Format specific information:\n");
-    json_object_foreach(data, name, value)
-    {
-        g_autofree char *label = g_strdelimit(g_strdup(name), "-", ' ');
-        if (json_is_string(value))
-            printf("    %s: %s\n", label, json_string_value(value));
-        else if (json_is_integer(value))
-            printf("    %s: %" JSON_INTEGER_FORMAT "\n", label, json_integer_value(value));
-        else if (json_is_boolean(value))
-            printf("    %s: %s\n", label, json_is_true(value) ? "true" : "false");
-    }
+    printf("backing file: %s", info->backing_path);
+    if (!full)
+        printf(" (cannot determine actual path)");
+    else if (strcmp(full, info->backing_path))
+        printf(" (actual path: %s)", full);
+    printf("\n");
+    if (info->backing_format)
+        printf("backing file format: %s\n", info->backing_format);
 }
 
-static void print_info(BlockNode *node, const BlockInfo *info)
+static void print_info(const BlockNode *node, const BlockInfo *info, const char *full)
 {
     g_autofree char *virtual_text = image_size_text(info->virtual_size);
-    g_autofree char *actual_text = image_size_text(info->actual_size);
-    const char *path = block_path(node);
+    g_autofree char *actual_text = info->has_actual_size ? image_size_text(info->actual_size)
+                                                         : g_strdup("unavailable");
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" G_GUINT64_FORMAT " bytes)\n"
            "disk size: %s\n",
-           path, block_format(node), virtual_text, info->virtual_size, actual_text);
+           block_path(node), block_format(node), virtual_text, info->virtual_size, actual_text);
+    if (info->encrypted)
+        printf("encrypted: yes\n");
     if (info->cluster_size)
         printf("cluster_size: %" G_GUINT64_FORMAT "\n", info->cluster_size);
     if (info->dirty)
         printf("cleanly shut down: no\n");
-    if (info->backing_path) {
-        g_autofree char *full = full_backing(path, info->backing_path);
-        printf("backing file: %s", info->backing_path);
-        if (strcmp(full, info->backing_path))
-            printf(" (actual path: %s)", full);
-        printf("\n");
-        if (info->backing_format)
-            printf("backing file format: %s\n", info->backing_format);
+    if (info->backing_path)
+        print_backing(info, full);
+    image_print_snapshots(info->snapshots, info->n_snapshots);
+    if (info->specific) {
+        printf("Format specific information:\n");
+        print_tree(info->specific, 1);
     }
-    print_snapshots(info);
-    if (info->specific)
-        print_specific(info->specific);
 }
 
-static int show(const char *path, ImageOpen open, bool json, bool chain)
+/* ---- */
+
+typedef struct Shown {
+    bool json, chain;
+    json_t *list;
+    unsigned n;
+} Shown;
+
+static void show_one(Shown *s, const BlockNode *node, const BlockInfo *info, const char *full)
 {
-    g_autoptr(BlockNode) top = image_open(path, &open);
-    if (!top)
-        return 1;
-    json_t *list = json_array();
-    for (BlockNode *node = top; node; node = chain ? block_backing(node) : NULL) {
+    if (s->json) {
+        json_array_append_new(s->list, json_info(node, info, full));
+    } else {
+        if (s->n++)
+            printf("\n");
+        print_info(node, info, full);
+    }
+}
+
+/* Each image of a chain is opened alone, so that one whose backing file is gone is still shown. */
+static bool show_chain(Shown *s, const char *path, ImageOpen open)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_autofree char *name = g_strdup(path), *format = g_strdup(open.format);
+    while (name) {
+        if (!g_hash_table_add(seen, g_strdup(name))) {
+            image_fail("Backing file '%s' creates an infinite loop.", name);
+            return false;
+        }
+        open.format = format;
+        g_autoptr(BlockNode) node = image_open(name, &open);
+        if (!node)
+            return false;
         BlockInfo info;
         block_info(node, &info);
-        if (json)
-            json_array_append_new(list, json_info(node, &info));
-        else
-            print_info(node, &info);
-        if (!json && chain && block_backing(node))
-            printf("\n");
+        g_autofree char *full = info.backing_path ? block_backing_full_path(node) : NULL;
+        show_one(s, node, &info, full);
+        g_free(name);
+        g_free(format);
+        format = g_strdup(info.backing_format);
+        name = s->chain ? g_steal_pointer(&full) : NULL;
         block_info_clear(&info);
+        open.image_opts = false;
     }
-    if (json) {
-        char *text = json_dumps(chain ? list : json_array_get(list, 0), JSON_INDENT(4));
-        printf("%s\n", text);
-        free(text);
-    }
-    json_decref(list);
-    return 0;
+    return true;
 }
 
-static const struct option long_options[] = {{"output", required_argument, NULL, 'O'},
-                                             {"backing-chain", no_argument, NULL, 'B'},
-                                             {"force-share", no_argument, NULL, 'U'},
-                                             {NULL, 0, NULL, 0}};
+enum { BACKING_CHAIN = IMAGE_OWN };
+
+static ImageApplied apply(void *opaque, int key, const char *value)
+{
+    bool *chain = opaque;
+    if (key != BACKING_CHAIN)
+        return IMAGE_NOT_MINE;
+    *chain = true;
+    return IMAGE_APPLIED;
+}
+
+static const ImageOption options[] = {
+    IMAGE_OPTION_HELP,
+    IMAGE_OPTION_OBJECT,
+    IMAGE_OPTION_IMAGE_OPTS,
+    {'f', "format", "FMT", "format of the image; else it is probed"},
+    IMAGE_OPTION_OUTPUT,
+    {BACKING_CHAIN, "backing-chain", NULL, "also the backing file, its backing file, and so on"},
+    IMAGE_OPTION_SHARE,
+    {0, NULL, NULL, NULL},
+};
 
 static int run(int argc, char **argv)
 {
-    ImageOpen open = {.no_backing = true};
-    bool json = false, chain = false;
-    int option;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, "f:U", long_options, NULL)) != -1) {
-        switch (option) {
-        case 'f':
-            open.format = optarg;
-            break;
-        case 'U':
-            open.shared = true;
-            break;
-        case 'B':
-            chain = true;
-            open.no_backing = false;
-            break;
-        case 'O':
-            if (!image_parse_output(optarg, &json))
-                return 1;
-            break;
-        default:
-            return image_bad_option("info", argv);
-        }
-    }
-    if (argc - optind != 1)
-        return image_fail("info: expecting one image file name");
-    return show(argv[optind], open, json, chain);
+    g_auto(ImageArguments) a = {0};
+    json_auto_t *list = json_array();
+    Shown shown = {.list = list};
+    int status;
+    if (!image_parse(options, argc, argv, &a, apply, &shown.chain, &status))
+        return status;
+    if (a.n_names != 1)
+        return image_usage("Expecting one image file name");
+    ImageOpen open = {.format = a.format,
+                      .no_backing = true,
+                      .no_secrets = true,
+                      .shared = a.shared,
+                      .image_opts = a.image_opts,
+                      .objects = a.objects};
+    shown.json = a.json;
+    if (!show_chain(&shown, a.names[0], open))
+        return 1;
+    if (a.json)
+        image_print_json(shown.chain ? list : json_array_get(list, 0));
+    return 0;
 }
 
 const ImageCommand image_info_command = {
     .name = "info",
     .run = run,
-    .usage = "[-f FORMAT] [--output=human|json] [--backing-chain] [-U] FILE",
+    .usage = "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] "
+             "filename",
+    .options = options,
 };

@@ -254,7 +254,7 @@ static int run(int argc, char **argv)
             open.shared = true;
             break;
         default:
-            return image_bad_option("io", argv);
+            return image_usage("unrecognized option '%s'", argv[optind - 1]);
         }
     }
     if (argc - optind != 1)

@@ -1,76 +1,110 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "cli/image/image.h"
 
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
-static const struct option long_options[] = {{"shrink", no_argument, NULL, 's'},
-                                             {"preallocation", required_argument, NULL, 'p'},
-                                             {NULL, 0, NULL, 0}};
+enum { SHRINK = IMAGE_OWN, PREALLOCATION };
 
-static int resize(const char *path, const char *text, const ImageOpen *open, bool shrink,
-                  bool quiet)
+typedef struct Resize {
+    BlockResize how;
+    uint64_t amount;
+    int sign; /* of a change; 0: @amount is the size */
+} Resize;
+
+static ImageApplied apply(void *opaque, int key, const char *value)
+{
+    Resize *r = opaque;
+    if (key == SHRINK) {
+        r->how.shrink = true;
+        return IMAGE_APPLIED;
+    }
+    if (key != PREALLOCATION)
+        return IMAGE_NOT_MINE;
+    json_auto_t *option = json_pack("{s:s}", "preallocation", value);
+    if (option && block_preallocation(option, &r->how.preallocation, NULL))
+        return IMAGE_APPLIED;
+    image_fail("Invalid preallocation mode '%s'", value);
+    return IMAGE_REFUSED;
+}
+
+static bool parse_size(Resize *r, const char *text)
 {
     g_autoptr(GError) error = NULL;
-    char sign = text[0] == '+' || text[0] == '-' ? text[0] : 0;
-    uint64_t amount;
-    if (!block_parse_size(sign ? text + 1 : text, &amount))
-        return image_fail("Parameter 'size' expects a size: '%s'", text);
-    g_autoptr(BlockNode) node = image_open(path, open);
-    if (!node)
-        return 1;
+    r->sign = *text == '+' ? 1 : *text == '-' ? -1 : 0;
+    json_auto_t *option = json_pack("{s:s}", "size", text + (r->sign != 0));
+    if (option && block_option_size(option, NULL, "size", &r->amount, &error))
+        return true;
+    image_fail("%s", error ? error->message : "the size is not UTF-8");
+    return false;
+}
+
+static int resize(BlockNode *node, Resize *r, bool quiet)
+{
+    g_autoptr(GError) error = NULL;
     uint64_t now = block_size(node);
-    if (sign == '-' && amount >= now)
+    if ((r->sign < 0 && r->amount >= now) || (r->sign == 0 && r->amount == 0))
         return image_fail("New image size must be positive");
-    uint64_t size = sign == '+' ? now + amount : sign == '-' ? now - amount : amount;
-    if (size == 0)
-        return image_fail("New image size must be positive");
-    size = (size + 511) & ~511ull;
-    if (size < now && !shrink)
-        return image_fail("Use the --shrink option to perform a shrink operation. Shrinking an "
-                          "image deletes all data beyond the new end.");
-    if (!block_resize(node, &(BlockResize){.size = size, .shrink = shrink}, &error))
+    uint64_t size = r->sign > 0 ? now + r->amount : r->sign < 0 ? now - r->amount : r->amount;
+    if (size <= now && r->how.preallocation != BLOCK_PREALLOCATE_OFF)
+        return image_fail("Preallocation can only be used for growing images");
+    if (size < now && !r->how.shrink) {
+        image_fail("Use the --shrink option to perform a shrink operation.");
+        return image_fail("warning: Shrinking an image will delete all data beyond the shrunken "
+                          "image's end. Before performing such an operation, make sure there is "
+                          "no important data there.");
+    }
+    r->how.size = (size + 511) & ~511ull;
+    if (!block_resize(node, &r->how, &error))
         return image_fail("%s", error->message);
     if (!quiet)
         printf("Image resized.\n");
     return 0;
 }
 
+static const ImageOption options[] = {
+    IMAGE_OPTION_HELP,
+    IMAGE_OPTION_OBJECT,
+    IMAGE_OPTION_IMAGE_OPTS,
+    IMAGE_OPTION_FORMAT,
+    {PREALLOCATION, "preallocation", "PREALLOC", "off, metadata, falloc or full, for what is added"},
+    IMAGE_OPTION_QUIET,
+    {SHRINK, "shrink", NULL, "a smaller size is meant; what is beyond it is lost"},
+    {0, NULL, NULL, NULL},
+};
+
 static int run(int argc, char **argv)
 {
-    ImageOpen open = {.write = true};
-    bool shrink = false, quiet = false;
-    int option;
-    opterr = 0;
-    /* The options come first, so that a size of -1G is not taken for one. */
-    while (optind < argc && (argv[optind][0] != '-' || !g_ascii_isdigit(argv[optind][1])) &&
-           (option = getopt_long(argc, argv, "+f:q", long_options, NULL)) != -1) {
-        switch (option) {
-        case 'f':
-            open.format = optarg;
-            break;
-        case 'q':
-            quiet = true;
-            break;
-        case 's':
-            shrink = true;
-            break;
-        case 'p':
-            if (!strcmp(optarg, "off"))
-                break;
-            return image_fail("resize: preallocation '%s' is not supported; off is", optarg);
-        default:
-            return image_bad_option("resize", argv);
-        }
-    }
-    if (argc - optind != 2)
-        return image_fail("Expecting image file name and size");
-    return resize(argv[optind], argv[optind + 1], &open, shrink, quiet);
+    g_auto(ImageArguments) a = {0};
+    Resize r = {.sign = 0};
+    int status;
+    if (argc == 2 && (!strcmp(argv[1], "-h") || !strcmp(argv[1], "--help")))
+        return image_parse(options, argc, argv, &a, NULL, NULL, &status) ? 1 : status;
+    if (argc < 3)
+        return image_usage("Not enough arguments");
+    /* The size is the last word, so that -1G is not taken for an option. */
+    if (!image_parse(options, argc - 1, argv, &a, apply, &r, &status))
+        return status;
+    if (a.n_names != 1)
+        return image_usage("Expecting image file name and size");
+    if (!parse_size(&r, argv[argc - 1]))
+        return 1;
+    ImageOpen open = {.format = a.format,
+                      .write = true,
+                      .image_opts = a.image_opts,
+                      .objects = a.objects};
+    g_autoptr(BlockNode) node = image_open(a.names[0], &open);
+    if (!node)
+        return 1;
+    image_progress_begin(false);
+    r.how.progress = (BlockProgress){image_progress_step, NULL};
+    return resize(node, &r, a.quiet);
 }
 
 const ImageCommand image_resize_command = {
     .name = "resize",
     .run = run,
-    .usage = "[-f FORMAT] [--preallocation=off] [-q] [--shrink] FILE [+|-]SIZE",
+    .usage = "[--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] "
+             "[--shrink] filename [+ | -]size",
+    .options = options,
 };

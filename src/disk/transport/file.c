@@ -321,8 +321,7 @@ BlockFile *block_file_open(const BlockOpen *options, GError **err)
                        "%s: the file system does not support O_DIRECT (cache mode 'none')",
                        options->path);
         else
-            lodge_fail_errno(err, error, "%s: cannot open for %s", options->path,
-                             options->read_only ? "reading" : "writing");
+            lodge_fail_errno(err, error, "Could not open '%s'", options->path);
         return NULL;
     }
     g_autoptr(BlockFile) file =
@@ -342,7 +341,7 @@ BlockFile *block_file_create(const char *path, uint64_t size, GError **err)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
     if (fd < 0) {
-        lodge_fail_errno(err, errno, "%s: cannot create the file", path);
+        lodge_fail_errno(err, errno, "Could not create '%s'", path);
         return NULL;
     }
     g_autoptr(BlockFile) file = wrap_fd(fd, path, false, false, err);

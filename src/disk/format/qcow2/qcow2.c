@@ -268,7 +268,7 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
         const Qcow2Snapshot *s = &q->snapshots[i];
         info->snapshots[i] =
             (BlockSnapshotInfo){g_strdup(s->id), g_strdup(s->name), s->vm_state_size,
-                                s->date_seconds, s->date_ns,        s->vm_clock_ns};
+                                s->date_seconds, s->date_ns,        s->vm_clock_ns, 0, false};
     }
 }
 
