@@ -78,7 +78,7 @@ uint64_t block_pbkdf2_iterations(BlockHash hash, size_t out_length, uint64_t mil
     static const uint8_t salt[32];
     uint8_t out[BLOCK_CIPHER_KEY_MAX];
     uint64_t enough_ns = 20000000; /* a measurement that noise does not matter to */
-    for (uint64_t tried = 1u << 12;; tried *= 4) {
+    for (uint64_t tried = 1u << 12; milliseconds > 0; tried *= 4) {
         uint64_t start = thread_ns();
         if (out_length > sizeof(out) || block_pbkdf2(hash, "measured", 8, salt, sizeof(salt), tried,
                                                      out, out_length) < 0)
@@ -88,6 +88,7 @@ uint64_t block_pbkdf2_iterations(BlockHash hash, size_t out_length, uint64_t mil
             return (uint64_t)MIN(
                 (double)tried * 1e6 * (double)milliseconds / (double)MAX(took, 1), 1e18);
     }
+    return 0;
 }
 
 int block_random(void *out, size_t length)
