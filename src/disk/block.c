@@ -208,7 +208,7 @@ static BlockFile *open_file(BlockNode *node, const BlockOpen *how, GError **err)
     below.direct = node->direct;
     below.shared = node->shared;
     below.snapshot = NULL;
-    below.no_io = false; /* what describes the image is read from there */
+    below.no_secrets = false; /* what describes the image is read from there */
     if (json_is_string(file)) {
         lodge_fail(err, LODGE_ERROR_NOT_FOUND, "Cannot find device='' nor node-name='%s'",
                    json_string_value(file));

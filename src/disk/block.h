@@ -35,9 +35,8 @@ typedef struct BlockOpen {
     bool direct;        /* O_DIRECT (cache=none) */
     bool no_flush;      /* cache=unsafe */
     bool discard_unmap; /* discard='unmap': guest discards reach the file; else they are ignored */
-    bool no_secrets;    /* only to look at: an encrypted image opens without its key */
+    bool no_secrets;    /* only to describe it: an encrypted image opens without its key */
     bool no_backing;    /* do not open the backing file */
-    bool no_io;         /* only to describe it: encrypted images need no key, and give no data */
     const char *snapshot; /* read-only, as this internal snapshot (id or name) has it */
     bool trust_references; /* files that the image names may be anywhere, /etc included */
     bool repair;        /* for block_check: open for writing what is marked corrupt or dirty */

@@ -47,7 +47,7 @@ static void once(GByteArray *bytes, bool locked)
     json_auto_t *options = options_of(locked ? "" : "key-secret=s");
     g_autofree uint8_t *buffer = g_malloc0(IMAGE_PIECE);
     BlockOpen how = {.path = "input", .format = "luks", .options = options, .objects = objects,
-                     .no_io = locked, .read_only = locked, .discard_unmap = true};
+                     .no_secrets = locked, .read_only = locked, .discard_unmap = true};
     g_autoptr(BlockNode) node =
         block_open_file(&memory_file_new(bytes, IMAGE_FILE_LIMIT, NULL)->file, &how, &err);
     if (!node != !!err)

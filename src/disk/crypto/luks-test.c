@@ -53,7 +53,7 @@ static BlockNode *try_open(MemoryFile *file, const char *secret, GError **err)
     if (secret)
         json_object_set_new(options, "key-secret", json_string(secret));
     BlockOpen how = {.path = "m", .format = "luks", .objects = objects, .options = options,
-                     .no_io = !secret};
+                     .no_secrets = !secret};
     return block_open_file(&file->file, &how, err);
 }
 

@@ -79,7 +79,7 @@ static bool luks_open(BlockNode *node, const BlockOpen *options, GError **err)
     Luks *l = node->state = g_new0(Luks, 1);
     g_mutex_init(&l->lock);
     g_rw_lock_init(&l->sectors);
-    BlockLuksOpen how = {.prefix = "", .objects = options->objects, .locked = options->no_io,
+    BlockLuksOpen how = {.prefix = "", .objects = options->objects, .locked = options->no_secrets,
                          .key_secret = block_option_string(options->options, NULL, "key-secret"),
                          .detached = block_option_given(options->options, "header")};
     if (how.detached) {
