@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "disk/bitmap-internal.h"
 #include "disk/iov.h"
 #include "disk/format/formats.h"
 #include "disk/node.h"
@@ -269,6 +270,7 @@ static BlockNode *open_named(BlockFile *taken, const BlockOpen *how, GError **er
     node->objects = how->objects;
     node->queues = g_ptr_array_new();
     g_mutex_init(&node->queues_lock);
+    g_mutex_init(&node->bitmaps_lock);
     node->file = taken;
     if (!set_modes(node, how, err))
         return NULL;
@@ -351,6 +353,8 @@ void block_unref(BlockNode *node)
     block_unref(node->backing);
     block_file_close(node->file);
     g_ptr_array_unref(node->queues);
+    block_bitmaps_free(node);
+    g_mutex_clear(&node->bitmaps_lock);
     g_mutex_clear(&node->queues_lock);
     g_free(node->path);
     g_free(node->backing_path);
@@ -423,6 +427,7 @@ int block_writev(BlockNode *node, uint64_t offset, const struct iovec *iov, int 
         return result;
     if (length > 0 && forges_format(node, offset, iov, n, length))
         return -EPERM;
+    block_bitmaps_dirty(node, offset, length);
     if (length > 0)
         result = node->format->writev(node, offset, iov, n);
     if (result == 0 && (flags & BLOCK_FUA))
@@ -435,6 +440,7 @@ int block_write_zeroes(BlockNode *node, uint64_t offset, uint64_t length, unsign
     int result = check_range(node, offset, length, true);
     if (result < 0)
         return result;
+    block_bitmaps_dirty(node, offset, length);
     if (length > 0)
         result = node->format->write_zeroes(node, offset, length,
                                             (flags & BLOCK_UNMAP) && node->discard_unmap);
@@ -448,6 +454,7 @@ int block_discard(BlockNode *node, uint64_t offset, uint64_t length)
     int result = check_range(node, offset, length, true);
     if (result < 0 || length == 0 || !node->discard_unmap)
         return result;
+    block_bitmaps_dirty(node, offset, length);
     return node->format->discard(node, offset, length);
 }
 

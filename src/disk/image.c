@@ -3,6 +3,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "disk/bitmap-internal.h"
 #include "disk/iov.h"
 #include "disk/node.h"
 #include "disk/transport/transport.h"
@@ -273,6 +274,7 @@ int block_write_compressed(BlockNode *node, uint64_t offset, const void *cluster
         return -EROFS;
     if (!node->format->write_compressed)
         return -ENOTSUP;
+    block_bitmaps_dirty(node, offset, length);
     return node->format->write_compressed(node, offset, cluster, length);
 }
 

@@ -70,6 +70,13 @@ typedef struct BlockFormat {
     int (*write_compressed)(BlockNode *node, uint64_t offset, const void *cluster,
                             size_t length);
     const BlockSnapshotOps *snapshots;
+    /*
+     * Persistent bitmaps: may one of that name be kept; take a stored one out of the image. Opening
+     * attaches what the image has, closing stores what is persistent.
+     */
+    bool (*bitmap_can_store)(BlockNode *node, const char *name, unsigned granularity_bits,
+                             GError **err);
+    bool (*bitmap_remove)(BlockNode *node, const char *name, GError **err);
 } BlockFormat;
 
 struct BlockNode {
@@ -86,6 +93,10 @@ struct BlockNode {
     bool read_only, no_flush, discard_unmap, direct, shared;
     bool probed_raw;      /* writes must not make sector 0 look like another format */
     void *state;          /* the format's */
+
+    GMutex bitmaps_lock;  /* innermost */
+    GPtrArray *bitmaps;   /* BlockBitmap (disk/bitmap-internal.h), sorted by name; NULL: none */
+    int bitmaps_recording; /* atomic: how many want to hear of writes */
 
     GMutex queues_lock;   /* outermost of all locks */
     GPtrArray *queues;    /* BlockQueue, live ones */

@@ -6,6 +6,7 @@
  */
 #include "base/bytes.h"
 #include "base/error.h"
+#include "disk/bitmap-internal.h"
 #include "disk/iov.h"
 #include "disk/node.h"
 
@@ -133,6 +134,8 @@ static bool start_transfer(BlockQueue *queue, Slot *slot)
     if (alignment > 1 && (request->offset % alignment != 0 ||
                           !block_iov_aligned(request->iov, request->n_iov, alignment)))
         return false;
+    if (write)
+        block_bitmaps_dirty(node, request->offset, length);
     slot->fast.file = NULL;
     if (!node->format->fast_begin(node, write, request->offset, length, &slot->fast))
         return false;

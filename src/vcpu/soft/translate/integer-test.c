@@ -173,8 +173,8 @@ static uint32_t arith_of(uint8_t tf)
 }
 
 /*
- * Rotations by an immediate leave OF undefined but for one place: Intel's processors leave it as it was when the count is
- * an immediate, and the interpreter rotates by CL.
+ * Rotations by an immediate leave OF undefined but for one place: Intel's processors leave it as it was
+ * when the count is an immediate, and the interpreter rotates by CL.
  */
 static uint32_t undefined_of(const SoftOp *op, const SoftOpcode *row)
 {
