@@ -86,14 +86,14 @@ json_t *block_luks_info(const BlockLuks *luks);
 
 /* Rows for option tables, with QEMU's help texts: BLOCK_LUKS_CREATE_OPTIONS("encrypt."), */
 #define BLOCK_LUKS_CREATE_OPTIONS(prefix)                                                          \
+    {prefix "key-secret", BLOCK_OPTION_STRING,                                                     \
+     "ID of the secret that provides the keyslot passphrase", NULL},                               \
     {prefix "cipher-alg", BLOCK_OPTION_STRING, "Name of encryption cipher algorithm", NULL},       \
     {prefix "cipher-mode", BLOCK_OPTION_STRING, "Name of encryption cipher mode", NULL},           \
-    {prefix "hash-alg", BLOCK_OPTION_STRING, "Name of encryption hash algorithm", NULL},           \
-    {prefix "iter-time", BLOCK_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL},     \
     {prefix "ivgen-alg", BLOCK_OPTION_STRING, "Name of IV generator algorithm", NULL},             \
     {prefix "ivgen-hash-alg", BLOCK_OPTION_STRING, "Name of IV generator hash algorithm", NULL},   \
-    {prefix "key-secret", BLOCK_OPTION_STRING,                                                     \
-     "ID of the secret that provides the keyslot passphrase", NULL}
+    {prefix "hash-alg", BLOCK_OPTION_STRING, "Name of encryption hash algorithm", NULL},           \
+    {prefix "iter-time", BLOCK_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL}
 #define BLOCK_LUKS_AMEND_OPTIONS(prefix)                                                           \
     {prefix "iter-time", BLOCK_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL},     \
     {prefix "keyslot", BLOCK_OPTION_NUMBER, "Select a single keyslot to modify explicitly", NULL}, \

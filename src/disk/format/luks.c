@@ -261,11 +261,11 @@ static const BlockOption luks_open_options[] = {
 };
 
 static const BlockOption luks_create_options[] = {
+    {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
     BLOCK_LUKS_CREATE_OPTIONS(""),
     {"detached-header", BLOCK_OPTION_BOOL, "Create a detached LUKS header", NULL},
     {"preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off, falloc, full)",
      NULL},
-    {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
     {NULL, 0, NULL, NULL},
 };
 
