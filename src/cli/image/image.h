@@ -56,6 +56,7 @@ typedef struct ImageCommand {
 
 extern const ImageCommand *const image_commands[]; /* ends with NULL */
 
+extern const ImageCommand image_backup_command, image_restore_command, image_verify_command;
 extern const ImageCommand image_amend_command, image_bench_command, image_bitmap_command,
     image_check_command, image_commit_command, image_compare_command, image_convert_command,
     image_create_command, image_info_command, image_io_command, image_map_command,

@@ -6,11 +6,12 @@
 
 /* One row a command; --help lists them in this order. */
 const ImageCommand *const image_commands[] = {
-    &image_amend_command,   &image_bench_command,
+    &image_amend_command,   &image_backup_command,  &image_bench_command,
     &image_check_command,   &image_commit_command,   &image_compare_command,
     &image_convert_command, &image_create_command,   &image_info_command,
     &image_io_command,      &image_map_command,      &image_measure_command,
     &image_snapshot_command, &image_rebase_command,  &image_resize_command,
+    &image_restore_command, &image_verify_command,
     NULL,
 };
 
