@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "disk/node.h"
+#include "disk/transport/remote.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -60,6 +61,14 @@ static const BlockTransport host_device_transport = {
 const BlockTransport *const block_transports[] = {
     &host_transport,
     &host_device_transport,
+    &block_transport_http,
+    &block_transport_https,
+    &block_transport_ftp,
+    &block_transport_ftps,
+    &block_transport_iscsi,
+    &block_transport_nfs,
+    &block_transport_rbd,
+    &block_transport_ssh,
     NULL,
 };
 
