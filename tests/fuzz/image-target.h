@@ -6,6 +6,7 @@
 #include "disk/memory-file.h"
 #include "disk/node.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,12 +37,19 @@ static inline void image_touch(BlockNode *node, uint8_t *buffer, bool write)
     block_flush(node);
 }
 
+/* Nothing that an image names is opened. */
+static inline int image_no_file(void *opaque, const char *path, int open_flags)
+{
+    return -ENOENT;
+}
+
 static inline void image_once(const char *format, GByteArray *bytes, bool read_only, bool repair)
 {
     g_autoptr(GError) err = NULL;
     g_autofree uint8_t *buffer = g_malloc0(IMAGE_PIECE);
     BlockOpen options = {.path = "input", .format = format, .read_only = read_only,
-                         .repair = repair, .no_backing = true, .discard_unmap = true};
+                         .repair = repair, .no_backing = true, .discard_unmap = true,
+                         .opener = image_no_file};
     g_autoptr(BlockNode) node =
         block_open_file(&memory_file_new(bytes, IMAGE_FILE_LIMIT, NULL)->file, &options, &err);
     if (!node != !!err)

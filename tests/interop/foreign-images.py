@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""vdi and vpc beside qemu-img: the same requests by both, each other's images, conversions, what is refused.
+"""vdi, vpc and vmdk beside qemu-img: the same requests by both, each other's images, conversions, what is refused.
 
 usage: foreign-images.py LODGE_IMG     (LODGE_CHECK_LONG=1: many more requests; LODGE_SEED=N: the same run again)
 """
@@ -33,7 +33,15 @@ SHAPES = [
     ("vpc-force", "vpc", 9 * M + 512, ["force_size=on"]),
     ("vpc-fixed", "vpc", 5 * M, ["subformat=fixed"]),
     ("vpc-fixed-force", "vpc", 5 * M + 512, ["subformat=fixed,force_size=on"]),
+    ("vmdk", "vmdk", 9 * M + 512, []),
+    ("vmdk-zero", "vmdk", 9 * M + 512, ["zeroed_grain=on"]),
+    ("vmdk-flat", "vmdk", 5 * M + 512, ["subformat=monolithicFlat"]),
+    ("vmdk-split", "vmdk", 5 * M + 512, ["subformat=twoGbMaxExtentSparse,adapter_type=lsilogic"]),
+    ("vmdk-split-flat", "vmdk", 5 * M, ["subformat=twoGbMaxExtentFlat,hwversion=7"]),
+    ("vmdk-backed", "vmdk", 5 * M + 512, ["backing_file=base.vmdk,backing_fmt=vmdk"]),
+    ("vmdk-backed-zero", "vmdk", 5 * M + 512, ["backing_file=base.vmdk,backing_fmt=vmdk,zeroed_grain=on,compat6=on"]),
 ]
+VMDK_KINDS = ("monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "streamOptimized")
 
 
 def io(tool, path, fmt, commands, expect=0, extra=()):
@@ -74,7 +82,7 @@ def same_answers(path, fmt):
         if command[-1] == "--output=json":
             ours, theirs = json.loads(ours), json.loads(theirs)
         tap.check(ours == theirs, f"{command} differs:\n{ours}\n{theirs}")
-    if fmt == "vdi":
+    if fmt in ("vdi", "vmdk"):
         for tool in (LODGE, "qemu-img"):
             tap.run([tool, "check", "-f", fmt, path])
         ours, theirs = (json.loads(tap.run([tool, "check", "--output=json", "-f", fmt, path])) for tool in (LODGE, "qemu-img"))
@@ -85,21 +93,30 @@ def shape(maker, fmt, size, options):
     rng = random.Random(f"{SEED} {maker} {fmt} {options}")
     with tempfile.TemporaryDirectory(prefix="lodge-foreign-") as tmp:
         folder = pathlib.Path(tmp)
-        create(maker, fmt, options, folder / "ours", size)
-        same_answers(folder / "ours", fmt)
-        size = json.loads(tap.run(["qemu-img", "info", "-f", fmt, "--output=json", folder / "ours"]))["virtual-size"]
+        if fmt == "vmdk":
+            create(maker, fmt, [], folder / "base.vmdk", size)
+            io("qemu", folder / "base.vmdk", fmt, ["write -q -P 221 64k 3M", "write -q -P 222 4M 64k"])
+        (folder / "1").mkdir()
+        (folder / "2").mkdir()
+        for one in ("1", "2"):
+            os.symlink("../base.vmdk", folder / one / "base.vmdk")
+        ours, theirs = folder / "1" / "image", folder / "2" / "image"
+        create(maker, fmt, options, ours, size)
+        same_answers(ours, fmt)
+        size = json.loads(tap.run(["qemu-img", "info", "-f", fmt, "--output=json", ours]))["virtual-size"]
         for number in range(3 if LONG else 2):
-            shutil.copy(folder / "ours", folder / "theirs")
+            for part in ours.parent.glob("image*"):
+                shutil.copy(part, theirs.parent / part.name)
             commands = requests(rng, size, OPERATIONS)
-            io("qemu", folder / "theirs", fmt, commands)
-            io("lodge", folder / "ours", fmt, commands, extra=["-n"] if number else [])
+            io("qemu", theirs, fmt, commands)
+            io("lodge", ours, fmt, commands, extra=["-n"] if number else [])
             for tool in ("qemu-img", LODGE):
-                tap.run([tool, "compare", "-f", fmt, "-F", fmt, folder / "ours", folder / "theirs"])
-            same_answers(folder / "ours", fmt)
-            same_answers(folder / "theirs", fmt)
+                tap.run([tool, "compare", "-f", fmt, "-F", fmt, ours, theirs])
+            same_answers(ours, fmt)
+            same_answers(theirs, fmt)
             # The other goes on with our image, and we with it.
-            io("qemu", folder / "ours", fmt, [f"write -q -P 7 {size - 512} 512"])
-            io("lodge", folder / "ours", fmt, [f"read -q -P 7 {size - 512} 512"])
+            io("qemu", ours, fmt, [f"write -q -P 7 {size - 512} 512"])
+            io("lodge", ours, fmt, [f"read -q -P 7 {size - 512} 512"])
 
 
 def sizes():
@@ -121,7 +138,8 @@ def sizes():
 def convert():
     """Every pair, either tool, with the other to compare."""
     kinds = [("raw", []), ("qcow2", []), ("vdi", []), ("vdi", ["-o", "static=on"]), ("vpc", ["-o", "force_size=on"]),
-             ("vpc", ["-o", "subformat=fixed,force_size=on"])]
+             ("vpc", ["-o", "subformat=fixed,force_size=on"]),
+             *(("vmdk", ["-o", "subformat=" + s]) for s in VMDK_KINDS)]
     with tempfile.TemporaryDirectory(prefix="lodge-foreign-") as tmp:
         folder = pathlib.Path(tmp)
         tap.run(["qemu-img", "create", "-q", "-f", "raw", folder / "0", "7M"])
@@ -133,9 +151,11 @@ def convert():
             tool, other = ("qemu-img", LODGE) if (i + len(target) + len(options)) % 2 else (LODGE, "qemu-img")
             tap.run([tool, "convert", "-f", source, "-O", target, *options, folder / str(i), folder / "copy"])
             tap.run([other, "compare", "-f", "raw", "-F", target, folder / "0", folder / "copy"])
-            if target == "vdi":
-                tap.run(["qemu-img", "check", "-f", "vdi", folder / "copy"])
-            (folder / "copy").unlink()
+            if target in ("vdi", "vmdk"):
+                for checker in (LODGE, "qemu-img"):
+                    tap.run([checker, "check", "-f", target, folder / "copy"])
+            for part in folder.glob("copy*"):
+                part.unlink()
 
 
 def refused():

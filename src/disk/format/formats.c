@@ -8,6 +8,7 @@ const BlockFormat *const block_formats[] = {
     &block_format_qcow2,
     &block_format_luks,
     &block_format_vdi,
+    &block_format_vmdk,
     &block_format_vpc,
     &block_format_raw,
     NULL,
