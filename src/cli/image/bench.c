@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* How fast requests through a queue are: the counterpart of qemu-img bench, for side-by-side figures. */
+/* How fast requests through a queue are: the counterpart of qemu-img bench, for side-by-side
+ * figures. */
 #include "cli/image/image.h"
 
 #include <getopt.h>
@@ -68,8 +69,8 @@ static int measure(Bench *b)
     if (posix_memalign(&memory, 4096, b->size * b->depth))
         return image_fail("bench: no memory");
     memset(memory, b->pattern, b->size * b->depth);
-    printf("Sending %" G_GUINT64_FORMAT " %s requests, %" G_GUINT64_FORMAT " bytes each, %"
-           G_GUINT64_FORMAT " in parallel (starting at offset %" G_GUINT64_FORMAT
+    printf("Sending %" G_GUINT64_FORMAT " %s requests, %" G_GUINT64_FORMAT
+           " bytes each, %" G_GUINT64_FORMAT " in parallel (starting at offset %" G_GUINT64_FORMAT
            ", step size %" G_GUINT64_FORMAT "%s)\n",
            b->count, b->write ? "write" : "read", b->size, b->depth, b->offset, b->step,
            b->random ? ", in random order" : "");
@@ -79,8 +80,8 @@ static int measure(Bench *b)
         Slot *slot = &slots[i];
         slot->bench = b;
         slot->iov = (struct iovec){(char *)memory + i * b->size, b->size};
-        slot->request = (BlockRequest){.op = b->write ? BLOCK_WRITE : BLOCK_READ,
-                                       .iov = &slot->iov, .n_iov = 1, .done = done};
+        slot->request = (BlockRequest){
+            .op = b->write ? BLOCK_WRITE : BLOCK_READ, .iov = &slot->iov, .n_iov = 1, .done = done};
         submit(slot);
     }
     block_queue_unplug(b->queue);
@@ -102,8 +103,8 @@ static int measure(Bench *b)
 static int bench(Bench *b)
 {
     g_autoptr(GError) error = NULL;
-    ImageOpen open = {.format = b->format, .write = b->write, .shared = b->shared,
-                      .cache = b->cache};
+    ImageOpen open = {
+        .format = b->format, .write = b->write, .shared = b->shared, .cache = b->cache};
     g_autoptr(BlockNode) node = image_open(b->path, &open);
     if (!node)
         return 1;
@@ -139,7 +140,8 @@ static int run(int argc, char **argv)
     bool ok = true;
     int option;
     opterr = 0;
-    while (ok && (option = getopt_long(argc, argv, "c:d:f:no:s:S:t:wU", long_options, NULL)) != -1) {
+    while (ok &&
+           (option = getopt_long(argc, argv, "c:d:f:no:s:S:t:wU", long_options, NULL)) != -1) {
         switch (option) {
         case 'c':
             ok = number("request count", &b.count, 1, INT32_MAX);
@@ -195,6 +197,7 @@ static int run(int argc, char **argv)
 const ImageCommand image_bench_command = {
     .name = "bench",
     .run = run,
-    .usage = "[-c COUNT] [-d DEPTH] [-f FORMAT] [-n] [-o OFFSET] [--pattern=N] [-s SIZE] [-S STEP]\n"
-             "          [-t CACHE] [-w] [--random] [-U] FILE",
+    .usage =
+        "[-c COUNT] [-d DEPTH] [-f FORMAT] [-n] [-o OFFSET] [--pattern=N] [-s SIZE] [-S STEP]\n"
+        "          [-t CACHE] [-w] [--random] [-U] FILE",
 };

@@ -21,8 +21,8 @@ static void put(json_t *root, const char *name, uint64_t value)
 
 static void print_json(const char *path, BlockNode *node, const BlockCheck *c)
 {
-    json_auto_t *root = json_pack("{s:s, s:s, s:I}", "filename", path, "format",
-                                  block_format(node), "check-errors", (json_int_t)c->errors);
+    json_auto_t *root = json_pack("{s:s, s:s, s:I}", "filename", path, "format", block_format(node),
+                                  "check-errors", (json_int_t)c->errors);
     put(root, "image-end-offset", c->image_end);
     put(root, "corruptions", c->corruptions);
     put(root, "leaks", c->leaks);

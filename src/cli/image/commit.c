@@ -10,9 +10,9 @@
 #define CHUNK (2u << 20)
 
 typedef struct Commit {
-    const char *base; /* -b; NULL: the backing file */
-    bool drop;        /* leave the image as it is */
-    uint64_t rate;    /* bytes a second; 0: any */
+    const char *base;        /* -b; NULL: the backing file */
+    bool drop;               /* leave the image as it is */
+    uint64_t rate;           /* bytes a second; 0: any */
     BlockNode *top, *target; /* the image, and the base opened for writing */
     unsigned depth;          /* the base is so many images below the top */
     int64_t start_us;
@@ -74,8 +74,7 @@ static bool copy_down(Commit *c, GError **err)
 {
     uint64_t size = block_size(c->top);
     g_autofree uint8_t *buffer = g_malloc(CHUNK);
-    if (block_size(c->target) < size &&
-        !block_resize(c->target, &(BlockResize){.size = size}, err))
+    if (block_size(c->target) < size && !block_resize(c->target, &(BlockResize){.size = size}, err))
         return false;
     c->start_us = g_get_monotonic_time();
     for (uint64_t at = 0; at < size;) {

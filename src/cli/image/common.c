@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "disk/json-text.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <math.h>
 #include <stdarg.h>
@@ -177,7 +178,15 @@ bool image_parse(const ImageOption *options, int argc, char **argv, ImageArgumen
 static bool size_shaped(const char *text)
 {
     size_t digits = strspn(text, "0123456789");
-    return digits && (!text[digits] || (strchr("bkmgtpeBKMGTPE", text[digits]) && !text[digits + 1]));
+    return digits &&
+           (!text[digits] || (strchr("bkmgtpeBKMGTPE", text[digits]) && !text[digits + 1]));
+}
+
+int image_size_parse(const char *text, uint64_t *value)
+{
+    if (block_parse_size(text, value))
+        return 0;
+    return size_shaped(text) ? -ERANGE : -EINVAL;
 }
 
 bool image_parse_number(const char *what, const char *text, uint64_t least, uint64_t most,

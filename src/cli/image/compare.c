@@ -29,8 +29,8 @@ static int look(BlockNode *node, uint64_t offset, uint64_t length, Run *run)
     *run = (Run){.length = length, .zero = true};
     if (offset >= block_size(node))
         return 0;
-    int result = block_status_chain(node, offset, MIN(length, block_size(node) - offset), &extent,
-                                    &depth);
+    int result =
+        block_status_chain(node, offset, MIN(length, block_size(node) - offset), &extent, &depth);
     if (result < 0)
         return result;
     *run = (Run){extent.length, extent.present, extent.data, extent.zero};
@@ -93,8 +93,8 @@ static int compare_run(Compare *c, uint64_t *at, uint64_t end)
         return image_fail("Sector allocation test failed for %s", c->b_path), EXIT_STATUS;
     uint64_t length = MIN(a.length, b.length);
     if (c->strict && (a.present != b.present || a.zero != b.zero || a.data != b.data))
-        return say_different(c, "Strict mode: Offset %" G_GUINT64_FORMAT " block status mismatch!\n",
-                             *at);
+        return say_different(
+            c, "Strict mode: Offset %" G_GUINT64_FORMAT " block status mismatch!\n", *at);
     if (!(a.zero && b.zero)) {
         length = MIN(length, CHUNK);
         int result = compare_data(c, *at, length);

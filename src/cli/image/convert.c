@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define CHUNK    (2u << 20)
+#define CHUNK          (2u << 20)
 #define SPARSE_DEFAULT 4096u
 
 typedef struct Convert {
@@ -75,8 +75,9 @@ static int copy_chunk(Convert *c, uint64_t offset, uint64_t length)
         return result;
     }
     if (c->compress)
-        result = all_zero(c->buffer, length) ? write_hole(c, offset, length)
-                                             : block_write_compressed(c->to, offset, c->buffer, length);
+        result = all_zero(c->buffer, length)
+                     ? write_hole(c, offset, length)
+                     : block_write_compressed(c->to, offset, c->buffer, length);
     else if (c->sparse)
         result = write_sparse(c, offset, length);
     else
@@ -147,8 +148,8 @@ static bool make_target(Convert *c, GPtrArray *texts)
                false;
     /* A raw block device keeps what it held. */
     struct stat st;
-    c->target_is_zero = strcmp(c->target_format, "raw") || stat(c->target, &st) < 0 ||
-                        !S_ISBLK(st.st_mode);
+    c->target_is_zero =
+        strcmp(c->target_format, "raw") || stat(c->target, &st) < 0 || !S_ISBLK(st.st_mode);
     return true;
 }
 
@@ -203,7 +204,8 @@ static int parse(int argc, char **argv, Convert *c, GPtrArray *texts)
             break;
         case 'S':
             if (!block_parse_size(optarg, &c->sparse) || c->sparse % 512 || c->sparse > CHUNK)
-                return image_fail("Invalid sparse size '%s': a multiple of 512, at most 2M", optarg);
+                return image_fail("Invalid sparse size '%s': a multiple of 512, at most 2M",
+                                  optarg);
             break;
         case 't':
             c->target_cache = optarg;

@@ -46,8 +46,8 @@ static void add_help_lines(GPtrArray *lines, const BlockOption *table, const Blo
         if (known && block_option_find(known, o->name))
             continue;
         g_autofree char *head = g_strdup_printf("  %s=<%s>", o->name, types[o->type]);
-        g_ptr_array_add(lines, o->help ? g_strdup_printf("%-24s - %s", head, o->help)
-                                       : g_strdup(head));
+        g_ptr_array_add(lines,
+                        o->help ? g_strdup_printf("%-24s - %s", head, o->help) : g_strdup(head));
     }
 }
 
@@ -260,8 +260,7 @@ static bool apply_backing(Create *c, GError **err)
                           "Backing file not supported for file format '%s'", create->format);
     if (create->backing_format && !block_option_find(table, "backing_fmt"))
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "Backing file format not supported for file format '%s'",
-                          create->format);
+                          "Backing file format not supported for file format '%s'", create->format);
     if (create->backing && !strcmp(create->backing, create->path))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Error: Trying to create an image with the same filename as the "
@@ -299,8 +298,8 @@ static bool make(Create *c, uint64_t size, bool quiet, json_t *named, GError **e
         g_propagate_error(err, g_steal_pointer(&cause));
         return false;
     }
-    const char *cluster = block_option_string(named, block_create_options(create->format),
-                                              "cluster_size");
+    const char *cluster =
+        block_option_string(named, block_create_options(create->format), "cluster_size");
     return lodge_fail(err, LODGE_ERROR_LIMIT, "The image size is too large for file format '%s'%s",
                       create->format,
                       cluster && strcmp(cluster, "0") ? " (try using a larger cluster size)" : "");
@@ -314,7 +313,8 @@ static const ImageOption options[] = {
     {'b', NULL, "BACKING_FILE", "what the new image is based on"},
     {'F', NULL, "BACKING_FMT", "format of the backing file"},
     {'u', NULL, NULL, "do not look whether the backing file opens"},
-    {'o', NULL, "OPTIONS", "options of the format, name=value separated by commas; help lists them"},
+    {'o', NULL, "OPTIONS",
+     "options of the format, name=value separated by commas; help lists them"},
     {0, NULL, NULL, NULL},
 };
 

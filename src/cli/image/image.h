@@ -22,16 +22,46 @@ enum {
 };
 
 /* Rows for tables of commands; -q, -p and -U mean the same everywhere. */
-#define IMAGE_OPTION_HELP       {'h', "help", NULL, "print the help text"}
-#define IMAGE_OPTION_OBJECT     {IMAGE_OBJECT, "object", "OBJECTDEF", "define a secret or TLS credentials"}
-#define IMAGE_OPTION_IMAGE_OPTS {IMAGE_IMAGE_OPTS, "image-opts", NULL, "names of images are option strings"}
-#define IMAGE_OPTION_FORMAT     {'f', NULL, "FMT", "format of the image; else it is probed"}
-#define IMAGE_OPTION_OUTPUT     {IMAGE_OUTPUT, "output", "OFMT", "human or json"}
-#define IMAGE_OPTION_CACHE      {'t', NULL, "CACHE", "cache mode of what is written"}
-#define IMAGE_OPTION_SOURCE_CACHE {'T', NULL, "SRC_CACHE", "cache mode of what is read"}
-#define IMAGE_OPTION_QUIET      {'q', NULL, NULL, "say nothing but errors"}
-#define IMAGE_OPTION_PROGRESS   {'p', NULL, NULL, "show progress"}
-#define IMAGE_OPTION_SHARE      {'U', "force-share", NULL, "take no locks; the image may be in use"}
+#define IMAGE_OPTION_HELP                                                                          \
+    {                                                                                              \
+        'h', "help", NULL, "print the help text"                                                   \
+    }
+#define IMAGE_OPTION_OBJECT                                                                        \
+    {                                                                                              \
+        IMAGE_OBJECT, "object", "OBJECTDEF", "define a secret or TLS credentials"                  \
+    }
+#define IMAGE_OPTION_IMAGE_OPTS                                                                    \
+    {                                                                                              \
+        IMAGE_IMAGE_OPTS, "image-opts", NULL, "names of images are option strings"                 \
+    }
+#define IMAGE_OPTION_FORMAT                                                                        \
+    {                                                                                              \
+        'f', NULL, "FMT", "format of the image; else it is probed"                                 \
+    }
+#define IMAGE_OPTION_OUTPUT                                                                        \
+    {                                                                                              \
+        IMAGE_OUTPUT, "output", "OFMT", "human or json"                                            \
+    }
+#define IMAGE_OPTION_CACHE                                                                         \
+    {                                                                                              \
+        't', NULL, "CACHE", "cache mode of what is written"                                        \
+    }
+#define IMAGE_OPTION_SOURCE_CACHE                                                                  \
+    {                                                                                              \
+        'T', NULL, "SRC_CACHE", "cache mode of what is read"                                       \
+    }
+#define IMAGE_OPTION_QUIET                                                                         \
+    {                                                                                              \
+        'q', NULL, NULL, "say nothing but errors"                                                  \
+    }
+#define IMAGE_OPTION_PROGRESS                                                                      \
+    {                                                                                              \
+        'p', NULL, NULL, "show progress"                                                           \
+    }
+#define IMAGE_OPTION_SHARE                                                                         \
+    {                                                                                              \
+        'U', "force-share", NULL, "take no locks; the image may be in use"                         \
+    }
 
 /* What image_parse made of a command line. */
 typedef struct ImageArguments {
@@ -66,6 +96,7 @@ extern const ImageCommand image_amend_command, image_bench_command, image_bitmap
 int image_main(int argc, char **argv);
 /* main.c: the text of --help; free it. */
 char *image_help(void);
+void image_print_version(void);
 
 /* ---- common.c */
 
@@ -89,6 +120,8 @@ bool image_parse(const ImageOption *options, int argc, char **argv, ImageArgumen
 /* A size or count within [@least, @most]; false after "Invalid WHAT specified...". */
 bool image_parse_number(const char *what, const char *text, uint64_t least, uint64_t most,
                         uint64_t *value);
+/* As the above, silently: 0, -EINVAL (no size) or -ERANGE (above INT64_MAX). */
+int image_size_parse(const char *text, uint64_t *value);
 /* "64 MiB" as qemu-img writes it. Free it. */
 char *image_size_text(uint64_t size);
 void image_print_json(const json_t *value); /* in QEMU's layout, with a newline */
@@ -96,9 +129,9 @@ void image_print_json(const json_t *value); /* in QEMU's layout, with a newline 
 typedef struct ImageOpen {
     const char *format;
     bool write, shared, no_backing, no_secrets, repair;
-    bool image_opts; /* the name is "driver=...,file.filename=..." */
-    const char *cache; /* "none", "writeback", "unsafe" ...; NULL: writeback */
-    bool source; /* @cache was given by -T: how a message calls it */
+    bool image_opts;             /* the name is "driver=...,file.filename=..." */
+    const char *cache;           /* "none", "writeback", "unsafe" ...; NULL: writeback */
+    bool source;                 /* @cache was given by -T: how a message calls it */
     const char *snapshot;        /* show this one; NULL: the present */
     const BlockObjects *objects; /* NULL: none */
 } ImageOpen;
@@ -113,6 +146,9 @@ bool image_cache_direct(const char *cache); /* does it mean O_DIRECT? */
 json_t *image_options_tree(const char *text, bool shared, GError **err);
 /* The argument of -l: *which is an id or name; false after a message. */
 bool image_snapshot_param(const char *text, char **which);
+
+/* info.c: "Format specific information:", as info prints it; nothing for NULL. */
+void image_print_specific(const json_t *specific);
 
 /* ---- progress.c: -p, SIGUSR1 prints how far, SIGINT and SIGTERM end it early */
 void image_progress_begin(bool show);

@@ -47,9 +47,9 @@ static json_t *json_info(const BlockNode *node, const BlockInfo *info, const cha
     if (info->n_snapshots)
         json_object_set_new(root, "snapshots", json_snapshots(info));
     if (info->specific)
-        json_object_set_new(root, "format-specific",
-                            json_pack("{s:s, s:O}", "type", info->specific_type, "data",
-                                      info->specific));
+        json_object_set_new(
+            root, "format-specific",
+            json_pack("{s:s, s:O}", "type", info->specific_type, "data", info->specific));
     return root;
 }
 
@@ -90,6 +90,14 @@ static void print_tree(const json_t *value, unsigned depth)
     }
 }
 
+void image_print_specific(const json_t *specific)
+{
+    if (!specific)
+        return;
+    printf("Format specific information:\n");
+    print_tree(specific, 1);
+}
+
 static void print_backing(const BlockInfo *info, const char *full)
 {
     printf("backing file: %s", info->backing_path);
@@ -105,8 +113,8 @@ static void print_backing(const BlockInfo *info, const char *full)
 static void print_info(const BlockNode *node, const BlockInfo *info, const char *full)
 {
     g_autofree char *virtual_text = image_size_text(info->virtual_size);
-    g_autofree char *actual_text = info->has_actual_size ? image_size_text(info->actual_size)
-                                                         : g_strdup("unavailable");
+    g_autofree char *actual_text =
+        info->has_actual_size ? image_size_text(info->actual_size) : g_strdup("unavailable");
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" G_GUINT64_FORMAT " bytes)\n"
            "disk size: %s\n",
            block_path(node), block_format(node), virtual_text, info->virtual_size, actual_text);
@@ -119,10 +127,7 @@ static void print_info(const BlockNode *node, const BlockInfo *info, const char 
     if (info->backing_path)
         print_backing(info, full);
     image_print_snapshots(info->snapshots, info->n_snapshots);
-    if (info->specific) {
-        printf("Format specific information:\n");
-        print_tree(info->specific, 1);
-    }
+    image_print_specific(info->specific);
 }
 
 /* ---- */

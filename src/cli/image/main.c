@@ -6,22 +6,36 @@
 
 /* One row a command; --help lists them in this order. */
 const ImageCommand *const image_commands[] = {
-    &image_amend_command,   &image_backup_command,  &image_bench_command,
-    &image_check_command,   &image_commit_command,   &image_compare_command,
-    &image_convert_command, &image_create_command,   &image_info_command,
-    &image_io_command,      &image_map_command,      &image_measure_command,
-    &image_snapshot_command, &image_rebase_command,  &image_resize_command,
-    &image_restore_command, &image_verify_command,
+    /* clang-format off */
+    &image_amend_command,
+    &image_backup_command,
+    &image_bench_command,
+    &image_check_command,
+    &image_commit_command,
+    &image_compare_command,
+    &image_convert_command,
+    &image_create_command,
+    &image_info_command,
+    &image_io_command,
+    &image_map_command,
+    &image_measure_command,
+    &image_snapshot_command,
+    &image_rebase_command,
+    &image_resize_command,
+    &image_restore_command,
+    &image_verify_command,
     NULL,
+    /* clang-format on */
 };
 
-/* Scripts look for qemu-img's version under that name: what is said is what we are compatible with. */
-static void print_version(FILE *out)
+/* Scripts look for qemu-img's version under that name: what is said is what we are compatible with.
+ */
+void image_print_version(void)
 {
     if (strcmp(image_program(), "lodge-img"))
-        fprintf(out, "%s version 7.2.0 (Lodge " LODGE_VERSION ")\n", image_program());
+        printf("%s version 7.2.0 (Lodge " LODGE_VERSION ")\n", image_program());
     else
-        fprintf(out, "lodge-img version " LODGE_VERSION "\n");
+        printf("lodge-img version " LODGE_VERSION "\n");
 }
 
 static const char parameters[] =
@@ -63,7 +77,7 @@ char *image_help(void)
 static int help(void)
 {
     g_autofree char *text = image_help();
-    print_version(stdout);
+    image_print_version();
     fputs(text, stdout);
     return 0;
 }
@@ -79,7 +93,7 @@ int image_main(int argc, char **argv)
     if (!strcmp(name, "-h") || !strcmp(name, "--help"))
         return help();
     if (!strcmp(name, "-V") || !strcmp(name, "--version")) {
-        print_version(stdout);
+        image_print_version();
         return 0;
     }
     if (name[0] == '-')

@@ -74,9 +74,9 @@ static bool look(BlockNode *node, uint64_t at, uint64_t length, Piece *now)
         image_fail("Could not read file metadata: %s", g_strerror(-result));
         return false;
     }
-    now->file = !now->extent.has_offset     ? NULL
-                : now->extent.in_file       ? now->extent.in_file
-                                            : path_at(node, now->depth);
+    now->file = !now->extent.has_offset ? NULL
+                : now->extent.in_file   ? now->extent.in_file
+                                        : path_at(node, now->depth);
     return true;
 }
 
@@ -153,10 +153,8 @@ static int run(int argc, char **argv)
         return status;
     if (a.n_names != 1)
         return image_usage("Expecting one image file name");
-    ImageOpen open = {.format = a.format,
-                      .shared = a.shared,
-                      .image_opts = a.image_opts,
-                      .objects = a.objects};
+    ImageOpen open = {
+        .format = a.format, .shared = a.shared, .image_opts = a.image_opts, .objects = a.objects};
     g_autoptr(BlockNode) node = image_open(a.names[0], &open);
     return node ? map(node, w.start, w.length, a.json) : 1;
 }

@@ -80,9 +80,8 @@ static bool parse_options(Measure *m, json_t *named)
 static void print(const BlockMeasure *m, bool json)
 {
     if (json) {
-        json_auto_t *root =
-            json_pack("{s:I, s:I}", "required", (json_int_t)m->required, "fully-allocated",
-                      (json_int_t)m->fully_allocated);
+        json_auto_t *root = json_pack("{s:I, s:I}", "required", (json_int_t)m->required,
+                                      "fully-allocated", (json_int_t)m->fully_allocated);
         if (m->has_bitmaps)
             json_object_set_new(root, "bitmaps", json_integer((json_int_t)m->bitmaps));
         image_print_json(root);

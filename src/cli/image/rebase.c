@@ -13,8 +13,8 @@ typedef struct Rebase {
     const char *backing, *backing_format; /* -b; NULL: not given, "": none */
     bool unsafe, compress;
     BlockNode *node, *before, *after; /* the image, its old and new backing images (NULL: none) */
-    bool shares;  /* @after is in the image's chain: */
-    unsigned depth; /* so many images below it */
+    bool shares;                      /* @after is in the image's chain: */
+    unsigned depth;                   /* so many images below it */
     uint8_t *old_bytes, *new_bytes;
     uint64_t chunk;
 } Rebase;
@@ -131,9 +131,9 @@ static int find_after(Rebase *r, const ImageArguments *a)
                       .shared = a->shared,
                       .objects = a->objects};
     r->after = block_open(&open, &error);
-    return r->after ? 0
-                    : image_fail("Could not open new backing file '%s': %s", r->backing,
-                                 error->message);
+    return r->after
+               ? 0
+               : image_fail("Could not open new backing file '%s': %s", r->backing, error->message);
 }
 
 static int change_backing(Rebase *r)

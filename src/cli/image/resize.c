@@ -67,7 +67,8 @@ static const ImageOption options[] = {
     IMAGE_OPTION_OBJECT,
     IMAGE_OPTION_IMAGE_OPTS,
     IMAGE_OPTION_FORMAT,
-    {PREALLOCATION, "preallocation", "PREALLOC", "off, metadata, falloc or full, for what is added"},
+    {PREALLOCATION, "preallocation", "PREALLOC",
+     "off, metadata, falloc or full, for what is added"},
     IMAGE_OPTION_QUIET,
     {SHRINK, "shrink", NULL, "a smaller size is meant; what is beyond it is lost"},
     {0, NULL, NULL, NULL},
@@ -89,10 +90,8 @@ static int run(int argc, char **argv)
         return image_usage("Expecting image file name and size");
     if (!parse_size(&r, argv[argc - 1]))
         return 1;
-    ImageOpen open = {.format = a.format,
-                      .write = true,
-                      .image_opts = a.image_opts,
-                      .objects = a.objects};
+    ImageOpen open = {
+        .format = a.format, .write = true, .image_opts = a.image_opts, .objects = a.objects};
     g_autoptr(BlockNode) node = image_open(a.names[0], &open);
     if (!node)
         return 1;

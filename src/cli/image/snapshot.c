@@ -18,12 +18,11 @@ void image_print_snapshots(const BlockSnapshotInfo *snapshots, unsigned n)
         g_autofree char *icount =
             s->has_icount ? g_strdup_printf("%" G_GUINT64_FORMAT, s->icount) : g_strdup("");
         g_autoptr(GDateTime) date = g_date_time_new_from_unix_local((gint64)s->date_seconds);
-        g_autofree char *when =
-            date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("");
+        g_autofree char *when = date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("");
         uint64_t seconds = s->vm_clock_ns / 1000000000;
-        g_autofree char *clock = g_strdup_printf(
-            "%02d:%02d:%02d.%03d", (int)(seconds / 3600), (int)(seconds / 60 % 60),
-            (int)(seconds % 60), (int)(s->vm_clock_ns / 1000000 % 1000));
+        g_autofree char *clock =
+            g_strdup_printf("%02d:%02d:%02d.%03d", (int)(seconds / 3600), (int)(seconds / 60 % 60),
+                            (int)(seconds % 60), (int)(s->vm_clock_ns / 1000000 % 1000));
         printf("%-9s %-16s %8s%20s%13s%11s\n", s->id, s->name, size, when, clock, icount);
     }
 }
