@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "disk/bitmap-internal.h"
 #include "disk/iov.h"
+#include "disk/json-text.h"
 #include "disk/format/formats.h"
 #include "disk/node.h"
 #include "disk/transport/transport.h"
@@ -240,9 +241,8 @@ static char *name_of(const BlockOpen *how)
         return g_strdup(how->path);
     if (name && (!file || json_object_size(file) <= 2))
         return g_strdup(name);
-    g_autofree char *text = json_dumps(own, JSON_COMPACT);
-    char *path = g_strdup_printf("json:%s", text ? text : "{}");
-    return path;
+    g_autofree char *text = json_text(own, false);
+    return g_strdup_printf("json:%s", text);
 }
 
 static bool open_view(BlockNode *node, const BlockOpen *how, GError **err)
@@ -295,12 +295,12 @@ static BlockNode *open_one(BlockFile *taken, const BlockOpen *how, GError **err)
 {
     if (!how->path || !g_str_has_prefix(how->path, "json:"))
         return open_named(taken, how, err);
-    json_error_t problem;
-    json_auto_t *flat = json_loads(how->path + strlen("json:"), JSON_REJECT_DUPLICATES, &problem);
+    g_autofree char *problem = NULL;
+    json_auto_t *flat = json_text_parse(how->path + strlen("json:"), &problem);
     if (!json_is_object(flat)) {
         block_file_close(taken);
         lodge_fail(err, LODGE_ERROR_INVALID, "Could not parse the JSON options: %s",
-                   flat ? "not an object" : problem.text);
+                   flat ? "not an object" : problem);
         return NULL;
     }
     json_auto_t *tree = block_options_nest(flat, err);
@@ -370,6 +370,11 @@ uint64_t block_size(const BlockNode *node)
 bool block_read_only(const BlockNode *node)
 {
     return node->read_only;
+}
+
+bool block_probed_raw(const BlockNode *node)
+{
+    return node->probed_raw;
 }
 
 const char *block_path(const BlockNode *node)

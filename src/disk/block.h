@@ -53,6 +53,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(BlockNode, block_unref)
 
 uint64_t block_size(const BlockNode *node); /* virtual size in bytes */
 bool block_read_only(const BlockNode *node);
+bool block_probed_raw(const BlockNode *node); /* raw because no format claimed it */
 const char *block_path(const BlockNode *node);
 const char *block_format(const BlockNode *node);
 

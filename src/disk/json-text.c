@@ -152,3 +152,39 @@ char *json_text(const json_t *value, bool pretty)
     append_value(out, value, pretty, 0);
     return g_string_free(out, FALSE);
 }
+
+/* One string in the quotes @at begins with, as one in double quotes; behind it. */
+static const char *requote(GString *out, const char *at)
+{
+    char quote = *at++;
+    g_string_append_c(out, '"');
+    for (; *at && *at != quote; at++) {
+        if (at[0] == '\\' && at[1]) {
+            if (at[1] != '\'')
+                g_string_append_c(out, '\\');
+            g_string_append_c(out, *++at);
+        } else if (*at == '"') {
+            g_string_append(out, "\\\"");
+        } else {
+            g_string_append_c(out, *at);
+        }
+    }
+    if (*at)
+        g_string_append_c(out, '"');
+    return *at ? at + 1 : at;
+}
+
+json_t *json_text_parse(const char *text, char **problem)
+{
+    json_error_t error;
+    g_autoptr(GString) plain = g_string_new(NULL);
+    for (const char *at = text; *at;) {
+        if (*at == '"' || *at == '\'')
+            at = requote(plain, at);
+        else
+            g_string_append_c(plain, *at++);
+    }
+    json_t *value = json_loads(plain->str, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    *problem = value ? NULL : g_strdup(error.text);
+    return value;
+}

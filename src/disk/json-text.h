@@ -14,3 +14,6 @@ char *json_text(const json_t *value, bool pretty);
 
 /* The names of @object in that order, borrowed from it; the array is to be freed. */
 GPtrArray *json_text_names(const json_t *object);
+
+/* As QEMU reads it: strings may also be in single quotes. NULL with *problem (free it). */
+json_t *json_text_parse(const char *text, char **problem);

@@ -184,6 +184,8 @@ static bool size_shaped(const char *text)
 
 int image_size_parse(const char *text, uint64_t *value)
 {
+    while (g_ascii_isspace(*text))
+        text++;
     if (block_parse_size(text, value))
         return 0;
     return size_shaped(text) ? -ERANGE : -EINVAL;
@@ -268,6 +270,19 @@ json_t *image_options_tree(const char *text, bool shared, GError **err)
     return block_options_nest(flat, err);
 }
 
+void image_warn_probed(const BlockNode *node)
+{
+    if (!node || !block_probed_raw(node) || block_read_only(node))
+        return;
+    fflush(stdout);
+    fprintf(stderr,
+            "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+            "         Automatically detecting the format is dangerous for raw images, write "
+            "operations on block 0 will be restricted.\n"
+            "         Specify the 'raw' format explicitly to remove the restrictions.\n",
+            block_path(node));
+}
+
 BlockNode *image_open(const char *path, const ImageOpen *open)
 {
     g_autoptr(GError) error = NULL;
@@ -301,5 +316,6 @@ BlockNode *image_open(const char *path, const ImageOpen *open)
     BlockNode *node = block_open(&options, &error);
     if (!node)
         image_fail("Could not open '%s': %s", path, error->message);
+    image_warn_probed(node);
     return node;
 }

@@ -138,6 +138,8 @@ typedef struct ImageOpen {
 
 /* NULL after a message on standard error. */
 BlockNode *image_open(const char *path, const ImageOpen *open);
+/* That a guest's writes may change what a raw image is taken for; NULL: nothing. */
+void image_warn_probed(const BlockNode *node);
 /* False with a message when it is none of the cache modes. */
 bool image_cache_known(const char *cache, bool source);
 

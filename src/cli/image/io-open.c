@@ -116,6 +116,7 @@ bool io_open(IoSession *s)
                      .discard_unmap = open->discard_unmap,
                      .objects = s->objects};
     s->node = open->snapshot ? open_snapshot(&how, &error) : block_open(&how, &error);
+    image_warn_probed(s->node);
     if (s->node)
         s->queue = block_queue_new(s->node, DEPTH, &error);
     if (s->queue)

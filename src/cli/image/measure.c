@@ -8,7 +8,7 @@ enum { SIZE = IMAGE_OWN };
 
 typedef struct Measure {
     BlockCreate create;
-    const char *snapshot;
+    char *snapshot;   /* owned; NULL: the present */
     GPtrArray *texts; /* of -o */
 } Measure;
 
@@ -47,8 +47,7 @@ static ImageApplied apply(void *opaque, int key, const char *value)
         g_ptr_array_add(m->texts, (char *)(uintptr_t)value);
         return image_option_list_valid(value) ? IMAGE_APPLIED : IMAGE_REFUSED;
     case 'l':
-        m->snapshot = value;
-        return IMAGE_APPLIED;
+        return image_snapshot_param(value, &m->snapshot) ? IMAGE_APPLIED : IMAGE_REFUSED;
     case SIZE:
         return image_parse_number("image size", value, 0, INT64_MAX, &m->create.size)
                    ? IMAGE_APPLIED
@@ -96,11 +95,9 @@ static void print(const BlockMeasure *m, bool json)
 static int measure(Measure *m, const ImageArguments *a, const char *path)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *which = NULL;
+    g_autofree char *which = g_steal_pointer(&m->snapshot);
     json_auto_t *named = json_object();
     BlockMeasure result;
-    if (m->snapshot && !image_snapshot_param(m->snapshot, &which))
-        return 1;
     ImageOpen open = {.format = a->format,
                       .shared = a->shared,
                       .image_opts = a->image_opts,

@@ -440,7 +440,7 @@ static bool vdi_check(BlockNode *node, BlockCheck *check, GError **err)
 static const BlockOption vdi_create_options[] = {
     {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
     {"static", BLOCK_OPTION_BOOL, "VDI static (pre-allocated) image", "off"},
-    {"preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off)", "off"},
+    {"preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off)", NULL},
     {NULL, 0, NULL, NULL},
 };
 

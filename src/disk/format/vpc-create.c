@@ -59,7 +59,7 @@ const BlockOption vpc_create_options[] = {
      "Force disk size calculation to use the actual size specified, rather than using the nearest "
      "CHS-based calculation",
      "off"},
-    {"preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off)", "off"},
+    {"preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off)", NULL},
     {NULL, 0, NULL, NULL},
 };
 

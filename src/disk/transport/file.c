@@ -290,8 +290,8 @@ static BlockFile *wrap_fd(int fd, const char *path, bool read_only, bool direct,
         return NULL;
     }
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-        lodge_fail(err, LODGE_ERROR_INVALID, "%s: is a %s; an image is a file or a block device",
-                   path, S_ISDIR(st.st_mode) ? "directory" : "special file");
+        lodge_fail(err, LODGE_ERROR_INVALID, "'file' driver requires '%s' to be a regular file",
+                   path);
         close(fd);
         return NULL;
     }

@@ -69,6 +69,8 @@ const BlockTransport *const block_transports[] = {
     &block_transport_nfs,
     &block_transport_rbd,
     &block_transport_ssh,
+    &block_transport_null_co,
+    &block_transport_null_aio,
     NULL,
 };
 

@@ -23,18 +23,19 @@ static const Feature features[] = {
     {2, 0, "bitmaps"},            {2, 1, "raw external data"},
 };
 
+/* In the order in which qemu-img lists them in its "Formatting" line. */
 const BlockOption qcow2_create_options[] = {
-    {"backing_file", BLOCK_OPTION_STRING, "File name of a base image", NULL},
-    {"backing_fmt", BLOCK_OPTION_STRING, "Image format of the base image", NULL},
     {"cluster_size", BLOCK_OPTION_SIZE, "qcow2 cluster size", "65536"},
-    {"compat", BLOCK_OPTION_STRING, "Compatibility level (v2 [0.10] or v3 [1.1])", NULL},
+    {"preallocation", BLOCK_OPTION_STRING,
+     "Preallocation mode (allowed values: off, metadata, falloc, full)", NULL},
     {"compression_type", BLOCK_OPTION_STRING,
      "Compression method used for image cluster compression", "zlib"},
-    {"lazy_refcounts", BLOCK_OPTION_BOOL, "Postpone refcount updates", "off"},
-    {"preallocation", BLOCK_OPTION_STRING,
-     "Preallocation mode (allowed values: off, metadata, falloc, full)", "off"},
-    {"refcount_bits", BLOCK_OPTION_NUMBER, "Width of a reference count entry in bits", "16"},
     {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
+    {"compat", BLOCK_OPTION_STRING, "Compatibility level (v2 [0.10] or v3 [1.1])", NULL},
+    {"backing_file", BLOCK_OPTION_STRING, "File name of a base image", NULL},
+    {"backing_fmt", BLOCK_OPTION_STRING, "Image format of the base image", NULL},
+    {"lazy_refcounts", BLOCK_OPTION_BOOL, "Postpone refcount updates", "off"},
+    {"refcount_bits", BLOCK_OPTION_NUMBER, "Width of a reference count entry in bits", "16"},
     {NULL, 0, NULL, NULL},
 };
 
