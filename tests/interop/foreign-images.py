@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""vdi, vpc and vmdk beside qemu-img: the same requests by both, each other's images, conversions, what is refused.
+"""vdi, vpc, vhdx and vmdk beside qemu-img: the same requests by both, each other's images, conversions, what is refused.
 
 usage: foreign-images.py LODGE_IMG     (LODGE_CHECK_LONG=1: many more requests; LODGE_SEED=N: the same run again)
 """
@@ -40,6 +40,10 @@ SHAPES = [
     ("vmdk-split-flat", "vmdk", 5 * M, ["subformat=twoGbMaxExtentFlat,hwversion=7"]),
     ("vmdk-backed", "vmdk", 5 * M + 512, ["backing_file=base.vmdk,backing_fmt=vmdk"]),
     ("vmdk-backed-zero", "vmdk", 5 * M + 512, ["backing_file=base.vmdk,backing_fmt=vmdk,zeroed_grain=on,compat6=on"]),
+    ("vhdx", "vhdx", 12 * M, []),
+    ("vhdx-1m", "vhdx", 9 * M + 512, ["block_size=1M,log_size=2M"]),
+    ("vhdx-off", "vhdx", 6 * M, ["block_size=2M,block_state_zero=off"]),
+    ("vhdx-fixed", "vhdx", 6 * M + 512, ["block_size=4M,subformat=fixed"]),
 ]
 VMDK_KINDS = ("monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "streamOptimized")
 
@@ -77,12 +81,14 @@ def requests(rng, size, count):
 
 def same_answers(path, fmt):
     """Both tools say the same about one file."""
-    for command in (["info"], ["info", "--output=json"], ["map"], ["map", "--output=json"]):
+    # QEMU's vhdx does not say what is where: all is data, somewhere.
+    maps = [] if fmt == "vhdx" else [["map"], ["map", "--output=json"]]
+    for command in [["info"], ["info", "--output=json"], *maps]:
         ours, theirs = (tap.run([tool, *command, "-f", fmt, path]) for tool in (LODGE, "qemu-img"))
         if command[-1] == "--output=json":
             ours, theirs = json.loads(ours), json.loads(theirs)
         tap.check(ours == theirs, f"{command} differs:\n{ours}\n{theirs}")
-    if fmt in ("vdi", "vmdk"):
+    if fmt != "vpc":
         for tool in (LODGE, "qemu-img"):
             tap.run([tool, "check", "-f", fmt, path])
         ours, theirs = (json.loads(tap.run([tool, "check", "--output=json", "-f", fmt, path])) for tool in (LODGE, "qemu-img"))
@@ -138,8 +144,8 @@ def sizes():
 def convert():
     """Every pair, either tool, with the other to compare."""
     kinds = [("raw", []), ("qcow2", []), ("vdi", []), ("vdi", ["-o", "static=on"]), ("vpc", ["-o", "force_size=on"]),
-             ("vpc", ["-o", "subformat=fixed,force_size=on"]),
-             *(("vmdk", ["-o", "subformat=" + s]) for s in VMDK_KINDS)]
+             ("vpc", ["-o", "subformat=fixed,force_size=on"]), ("vhdx", []), ("vhdx", ["-o", "block_size=1M"]),
+             ("vhdx", ["-o", "subformat=fixed"]), *(("vmdk", ["-o", "subformat=" + s]) for s in VMDK_KINDS)]
     with tempfile.TemporaryDirectory(prefix="lodge-foreign-") as tmp:
         folder = pathlib.Path(tmp)
         tap.run(["qemu-img", "create", "-q", "-f", "raw", folder / "0", "7M"])
@@ -164,12 +170,15 @@ def refused():
         path.write_text("precious")
         for fmt, options, word in (("vdi", ["-o", "cluster_size=1M"], "cluster_size"), ("vdi", ["-o", "static=maybe"], "static"),
                                    ("vdi", ["-u", "-b", "x", "-F", "raw"], "Backing"), ("vpc", ["-o", "subformat=sparse"], "sparse"),
-                                   ("vpc", ["-u", "-b", "x", "-F", "raw"], "Backing"), ("vpc", ["-o", "static=on"], "static")):
+                                   ("vpc", ["-u", "-b", "x", "-F", "raw"], "Backing"), ("vpc", ["-o", "static=on"], "static"),
+                                   ("vhdx", ["-u", "-b", "x", "-F", "raw"], "Backing"), ("vhdx", ["-o", "subformat=x"], "'x'"),
+                                   ("vhdx", ["-o", "block_size=3M"], "power of two"), ("vhdx", ["-o", "log_size=5G"], "4 GB")):
             said = tap.run([LODGE, "create", "-q", "-f", fmt, *options, path, "1M"], 1)
             tap.check(word in said and path.read_text() == "precious", f"no '{word}' in: {said}")
-        for fmt, size in (("vpc", "2041G"), ("vdi", "17T")):
-            tap.check("size" in tap.run([LODGE, "create", "-q", "-f", fmt, path, size], 1), "size not refused")
-        for fmt in ("vdi", "vpc"):
+        for fmt, size in (("vpc", "2041G"), ("vdi", "17T"), ("vhdx", "65T")):
+            said = tap.run([LODGE, "create", "-q", "-f", fmt, path, size], 1)
+            tap.check("size" in said or "64TB" in said, said)
+        for fmt in ("vdi", "vpc", "vhdx"):
             create("qemu", fmt, [], path, "8M")
             said = tap.run([LODGE, "resize", "-f", fmt, path, "16M"], 1)
             tap.check("resize" in said and fmt in said, said)
@@ -178,6 +187,47 @@ def refused():
             f.seek(0x4C)
             f.write(struct.pack("<I", 4))
         tap.check("differencing" in tap.run([LODGE, "info", path], 1), "not refused by name")
+
+
+def vhdx_log():
+    """A log that QEMU left behind is replayed by us, and ours by QEMU: the file as it is before the table is written."""
+    with tempfile.TemporaryDirectory(prefix="lodge-foreign-") as tmp:
+        folder = pathlib.Path(tmp)
+        for maker, other in (("qemu", "lodge"), ("lodge", "qemu")):
+            path = folder / maker
+            create(maker, "vhdx", ["block_size=1M"], path, 8 * M)
+            before = path.read_bytes()[2 * M:2 * M + 4096]
+            io(maker, path, "vhdx", ["write -q -P 5 3M 64k", "flush"])
+            with open(path, "r+b") as f:
+                f.seek(M)
+                log = f.read(M)
+                at = log.index(b"loge")
+                f.seek(2 * M)
+                f.write(before)
+                for head in (64 * K, 128 * K):
+                    f.seek(head)
+                    header = bytearray(f.read(4096))
+                    header[48:64] = log[at + 32:at + 48]
+                    header[4:8] = bytes(4)
+                    header[4:8] = struct.pack("<I", crc32c(header))
+                    f.seek(head)
+                    f.write(header)
+            for tool in ("qemu-img", LODGE):
+                said = tap.run([tool, "info", path], 1)
+                tap.check("contains a log that needs to be replayed" in said, said)
+            said = [tap.run([image_tool(other), "check", "-r", "all", path])]
+            tap.check("1 corruptions" in said[0], said)
+            for tool in ("qemu", "lodge"):
+                io(tool, path, "vhdx", ["read -q -P 5 3M 64k", "read -q -P 0 0 3M", "read -q -P 0 4M 4M"])
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
 
 
 def repaired():
@@ -199,7 +249,7 @@ def main():
     tap.need("qemu-img", "qemu-io")
     print(f"# LODGE_SEED={SEED}")
     tests = [(f"{maker}-{s[0]}", functools.partial(shape, maker, *s[1:])) for s in SHAPES for maker in ("qemu", "lodge")]
-    tap.main(tests + [(f.__name__, f) for f in (sizes, convert, refused, repaired)])
+    tap.main(tests + [(f.__name__, f) for f in (sizes, convert, refused, repaired, vhdx_log)])
 
 
 if __name__ == "__main__":

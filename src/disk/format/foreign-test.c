@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* vdi and vpc: headers that lie are refused by name; what is flushed survives; order of writes. */
+/* vdi, vpc, vhdx: headers that lie are refused by name; what is flushed survives; order of writes. */
 #include "base/bytes.h"
 #include "base/error.h"
 #include "disk/format/formats.h"
@@ -16,8 +16,12 @@ static GByteArray *new_image(const char *format, const char *subformat, bool is_
     json_auto_t *named = json_object();
     if (subformat)
         json_object_set_new(named, "subformat", json_string(subformat));
-    json_object_set_new(named, strcmp(format, "vdi") ? "force_size" : "static",
-                        json_boolean(strcmp(format, "vdi") || is_static));
+    if (!strcmp(format, "vdi"))
+        json_object_set_new(named, "static", json_boolean(is_static));
+    else if (!strcmp(format, "vpc"))
+        json_object_set_new(named, "force_size", json_true());
+    else
+        json_object_set_new(named, "block_size", json_string("1M"));
     BlockCreate create = {.path = "m", .format = format, .size = size, .options = named};
     const BlockFormat *f = block_format_find(format);
     g_autoptr(BlockFile) file = &memory_file_new(bytes, MIB(64), NULL)->file;
@@ -247,7 +251,7 @@ static void test_full(gconstpointer format)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(GByteArray) bytes = new_image(format, NULL, false, MIB(12));
-    BlockNode *node = try_open(format, bytes, MIB(5), NULL, false, &error);
+    BlockNode *node = try_open(format, bytes, align_down(bytes->len, MIB(1)) + MIB(5), NULL, false, &error);
     g_assert_no_error(error);
     int result = 0;
     uint64_t done = 0;
@@ -306,11 +310,15 @@ int main(int argc, char **argv)
     g_test_add_func("/disk/vpc/forged", test_vpc_forged);
     g_test_add_data_func("/disk/vdi/killed", "vdi", test_killed);
     g_test_add_data_func("/disk/vpc/killed", "vpc", test_killed);
+    g_test_add_data_func("/disk/vhdx/killed", "vhdx", test_killed);
     g_test_add_data_func("/disk/vdi/full", "vdi", test_full);
     g_test_add_data_func("/disk/vpc/full", "vpc", test_full);
+    g_test_add_data_func("/disk/vhdx/full", "vhdx", test_full);
     g_test_add_data_func("/disk/vdi/failing", "vdi", test_failing);
     g_test_add_data_func("/disk/vpc/failing", "vpc", test_failing);
+    g_test_add_data_func("/disk/vhdx/failing", "vhdx", test_failing);
     g_test_add_data_func("/disk/vdi/resize", "vdi", test_resize);
     g_test_add_data_func("/disk/vpc/resize", "vpc", test_resize);
+    g_test_add_data_func("/disk/vhdx/resize", "vhdx", test_resize);
     return g_test_run();
 }

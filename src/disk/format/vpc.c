@@ -150,8 +150,8 @@ static bool read_dynamic_header(BlockNode *node, Vpc *v, GError **err)
                           "%s: a block size of %" G_GUINT64_FORMAT " is not supported; powers of "
                           "two from 4 KiB to 64 MiB are",
                           path, block);
-    m->block_bits = (unsigned)__builtin_ctzll(block);
-    m->blocks = (node->size + block - 1) >> m->block_bits;
+    m->block = block;
+    m->blocks = (node->size + block - 1) / block;
     if (be32_get(h + VPC_DYNAMIC_BLOCKS) < m->blocks)
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "%s: a block table of %u entries is too small for a disk of "
@@ -177,7 +177,7 @@ static bool read_dynamic_header(BlockNode *node, Vpc *v, GError **err)
 static bool check_table(BlockNode *node, Vpc *v, GError **err)
 {
     BlockMap *m = &v->map;
-    uint64_t length = v->bitmap + (1ull << m->block_bits);
+    uint64_t length = v->bitmap + m->block;
     uint64_t table_end = m->table_offset + m->blocks * 4;
     uint64_t header = be64_get(v->footer + VPC_DATA_OFFSET);
     m->unprepared = g_try_malloc0(m->blocks / 8 + 1);
@@ -205,7 +205,7 @@ static int vpc_reserve(BlockMap *m, uint32_t *entry)
     Vpc *v = m->node->state;
     BlockFile *file = m->node->file;
     uint64_t start = align_up(v->end, VPC_SECTOR), data = start + v->bitmap;
-    uint64_t end = data + (1ull << m->block_bits);
+    uint64_t end = data + m->block;
     if (file->block_device || start / VPC_SECTOR >= VPC_FREE)
         return -ENOSPC; /* the footer of a dynamic image cannot move on a device */
     int result = block_file_write(file, end, v->footer, sizeof(v->footer));
@@ -356,7 +356,7 @@ static void vpc_info(BlockNode *node, BlockInfo *info)
 {
     const Vpc *v = node->state;
     if (!v->fixed)
-        info->cluster_size = 1ull << v->map.block_bits;
+        info->cluster_size = v->map.block;
 }
 
 const BlockFormat block_format_vpc = {
