@@ -179,11 +179,17 @@ static int write_allocated(Vdi *v)
     return result;
 }
 
-/* Blocks are handed out in the order of the file. Before the table, so that none is given twice. */
+/*
+ * Blocks are handed out in the order of the file. Durable before the table is written, so that
+ * other implementations, which go by the header, give none twice after a power cut.
+ */
 static int vdi_before_commit(BlockMap *m)
 {
     Vdi *v = m->node->state;
-    return v->allocated == v->next ? 0 : write_allocated(v);
+    if (v->allocated == v->next)
+        return 0;
+    int result = write_allocated(v);
+    return result == 0 ? block_node_sync(m->node) : result;
 }
 
 static int vdi_reserve(BlockMap *m, uint32_t *entry)
