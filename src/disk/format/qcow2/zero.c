@@ -145,7 +145,7 @@ static int change_clusters(Qcow2 *q, Change change, uint64_t offset, uint64_t le
     g_mutex_lock(&q->meta);
     while (*done < length && result == 0) {
         uint64_t step = bare(q, offset + *done, length - *done);
-        if (step == 0 || (q->node->backing && q->header.version >= 3)) {
+        if (step == 0 || q->node->backing) {
             step = length - *done;
             result = change_page(q, change, offset + *done, &step);
         }
