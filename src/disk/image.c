@@ -278,6 +278,45 @@ int block_write_compressed(BlockNode *node, uint64_t offset, const void *cluster
     return node->format->write_compressed(node, offset, cluster, length);
 }
 
+bool block_packs(const BlockNode *node)
+{
+    return node->format->pack && node->format->write_packed;
+}
+
+bool block_can_compress(const BlockNode *node)
+{
+    return node->format->write_compressed != NULL;
+}
+
+bool block_format_can_compress(const char *format)
+{
+    const BlockFormat *f = block_format_find(format);
+    return f && f->write_compressed;
+}
+
+bool block_only_compressed(BlockNode *node)
+{
+    return node->format->only_compressed && node->format->only_compressed(node);
+}
+
+ssize_t block_pack(BlockNode *node, const void *cluster, size_t length, void *packed, size_t room)
+{
+    return node->format->pack ? node->format->pack(node, cluster, length, packed, room) : -ENOTSUP;
+}
+
+int block_write_packed(BlockNode *node, uint64_t offset, const void *packed, size_t packed_length,
+                       size_t length)
+{
+    if (!range_within(offset, length, node->size))
+        return -EINVAL;
+    if (node->read_only)
+        return -EROFS;
+    if (!node->format->write_packed)
+        return -ENOTSUP;
+    block_bitmaps_dirty(node, offset, length);
+    return node->format->write_packed(node, offset, packed, packed_length, length);
+}
+
 uint64_t block_cluster_size(BlockNode *node)
 {
     BlockInfo info;

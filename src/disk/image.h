@@ -146,4 +146,16 @@ int block_vmstate_writev(BlockNode *node, uint64_t offset, const struct iovec *i
 
 /* Writes one whole cluster (or the image's last, shorter one) compressed; 0 or -errno. */
 int block_write_compressed(BlockNode *node, uint64_t offset, const void *cluster, size_t length);
+/*
+ * The same in two steps, so that any number of threads do the first at once, where block_packs:
+ * block_pack returns the length of @cluster compressed into @packed (0: it does not get smaller,
+ * it is to be written as it is) or -errno; @room is at least the cluster's size.
+ */
+bool block_packs(const BlockNode *node);
+bool block_can_compress(const BlockNode *node);
+bool block_format_can_compress(const char *format);
+bool block_only_compressed(BlockNode *node); /* this image takes whole compressed clusters only */
+ssize_t block_pack(BlockNode *node, const void *cluster, size_t length, void *packed, size_t room);
+int block_write_packed(BlockNode *node, uint64_t offset, const void *packed, size_t packed_length,
+                       size_t length);
 uint64_t block_cluster_size(BlockNode *node); /* 0: none */

@@ -69,6 +69,12 @@ typedef struct BlockFormat {
     bool (*make_empty)(BlockNode *node, GError **err);
     int (*write_compressed)(BlockNode *node, uint64_t offset, const void *cluster,
                             size_t length);
+    bool (*only_compressed)(BlockNode *node); /* NULL: writev works, too */
+    /* Both steps of write_compressed (see block_pack); NULL: only as one. No locks in the first. */
+    ssize_t (*pack)(BlockNode *node, const void *cluster, size_t length, void *packed,
+                    size_t room);
+    int (*write_packed)(BlockNode *node, uint64_t offset, const void *packed,
+                        size_t packed_length, size_t length);
     const BlockSnapshotOps *snapshots;
     /*
      * Persistent bitmaps: may one of that name be kept; take a stored one out of the image. Opening

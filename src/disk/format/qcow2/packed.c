@@ -5,43 +5,97 @@
 #include "disk/iov.h"
 
 #include <errno.h>
+#include <libdeflate.h>
 #include <string.h>
-#include <zlib.h>
 #include <zstd.h>
 
-#define DEFLATE_WINDOW 12 /* bits, as the specification demands of a writer */
+/*
+ * Both formats of streams, each library at a level whose output is not larger than QEMU's (zlib at
+ * its default level with a window of 4 KiB, zstd at its default).
+ *
+ * libdeflate looks back as far as deflate allows, 32 KiB. QEMU announces a window of 4 KiB when it
+ * reads (inflateInit2 with -12), but hands the whole cluster to one call of inflate, which then
+ * takes distances from the output itself and keeps no window: tests/interop/convert.py.
+ */
+#define DEFLATE_LEVEL 2
+#define ZSTD_LEVEL    3
+
+/* What a thread keeps from one cluster to the next. */
+typedef struct Codecs {
+    struct libdeflate_compressor *deflate;
+    struct libdeflate_decompressor *inflate;
+    ZSTD_CCtx *zstd;
+    ZSTD_DCtx *unzstd;
+    uint8_t *input;
+    size_t input_room;
+} Codecs;
+
+static void codecs_free(gpointer data)
+{
+    Codecs *c = data;
+    libdeflate_free_compressor(c->deflate);
+    libdeflate_free_decompressor(c->inflate);
+    ZSTD_freeCCtx(c->zstd);
+    ZSTD_freeDCtx(c->unzstd);
+    g_free(c->input);
+    g_free(c);
+}
+
+static GPrivate own_codecs = G_PRIVATE_INIT(codecs_free);
+
+static Codecs *codecs(void)
+{
+    Codecs *c = g_private_get(&own_codecs);
+    if (!c) {
+        c = g_new0(Codecs, 1);
+        g_private_set(&own_codecs, c);
+    }
+    return c;
+}
 
 static int inflate_cluster(uint8_t *out, size_t out_length, const uint8_t *in, size_t in_length)
 {
-    z_stream stream = {.next_in = (uint8_t *)in,
-                       .avail_in = (uInt)in_length,
-                       .next_out = out,
-                       .avail_out = (uInt)out_length};
-    if (inflateInit2(&stream, -MAX_WBITS) != Z_OK)
+    Codecs *c = codecs();
+    size_t used, made;
+    if (!c->inflate)
+        c->inflate = libdeflate_alloc_decompressor();
+    if (!c->inflate)
         return -ENOMEM;
-    int result = inflate(&stream, Z_FINISH);
-    bool full = stream.avail_out == 0;
-    inflateEnd(&stream);
     /* What follows the stream in its last sector is not ours to judge. */
-    return full && (result == Z_STREAM_END || result == Z_BUF_ERROR) ? 0 : -EIO;
+    enum libdeflate_result result =
+        libdeflate_deflate_decompress_ex(c->inflate, in, in_length, out, out_length, &used, &made);
+    return result == LIBDEFLATE_SUCCESS && made == out_length ? 0 : -EIO;
 }
 
 static int unzstd_cluster(uint8_t *out, size_t out_length, const uint8_t *in, size_t in_length)
 {
-    ZSTD_DCtx *context = ZSTD_createDCtx();
-    if (!context)
+    Codecs *c = codecs();
+    if (!c->unzstd)
+        c->unzstd = ZSTD_createDCtx();
+    if (!c->unzstd)
         return -ENOMEM;
+    ZSTD_DCtx_reset(c->unzstd, ZSTD_reset_session_only);
     ZSTD_outBuffer output = {out, out_length, 0};
     ZSTD_inBuffer input = {in, in_length, 0};
-    int result = 0;
-    while (output.pos < output.size && result == 0) {
+    while (output.pos < output.size) {
         size_t before = output.pos, read_before = input.pos;
-        size_t left = ZSTD_decompressStream(context, &output, &input);
+        size_t left = ZSTD_decompressStream(c->unzstd, &output, &input);
         if (ZSTD_isError(left) || (output.pos == before && input.pos == read_before))
-            result = -EIO;
+            return -EIO;
     }
-    ZSTD_freeDCtx(context);
-    return result;
+    return 0;
+}
+
+/* Room for a compressed cluster, kept by the thread. */
+static uint8_t *input_room(size_t length)
+{
+    Codecs *c = codecs();
+    if (c->input_room < length) {
+        g_free(c->input);
+        c->input = g_try_malloc(length);
+        c->input_room = c->input ? length : 0;
+    }
+    return c->input;
 }
 
 static int unpack(Qcow2 *q, uint64_t entry, uint8_t *out)
@@ -50,7 +104,7 @@ static int unpack(Qcow2 *q, uint64_t entry, uint8_t *out)
     qcow2_packed_extent(q, entry, &offset, &length);
     if (offset < q->cluster_size || length > 2 * q->cluster_size || offset > QCOW2_HOST_MAX)
         return -EIO;
-    g_autofree uint8_t *in = g_try_malloc(length);
+    uint8_t *in = input_room(2 * q->cluster_size);
     if (!in)
         return -ENOMEM;
     int result = block_file_read(q->file, offset, in, length);
@@ -60,9 +114,9 @@ static int unpack(Qcow2 *q, uint64_t entry, uint8_t *out)
                                                : inflate_cluster(out, q->cluster_size, in, length);
 }
 
-/* The last cluster read stays unpacked: a guest reads it in small pieces, one after the other. */
-int qcow2_packed_read(Qcow2 *q, uint64_t entry, uint64_t within, const struct iovec *iov, int n,
-                      uint64_t skip, uint64_t length)
+/* The last cluster read in part stays unpacked: a guest reads it in pieces, one after the other. */
+static int read_kept(Qcow2 *q, uint64_t entry, uint64_t within, const struct iovec *iov, int n,
+                     uint64_t skip, uint64_t length)
 {
     int result = 0;
     g_mutex_lock(&q->packed_lock);
@@ -82,6 +136,18 @@ int qcow2_packed_read(Qcow2 *q, uint64_t entry, uint64_t within, const struct io
     return result;
 }
 
+int qcow2_packed_read(Qcow2 *q, uint64_t entry, uint64_t within, const struct iovec *iov, int n,
+                      uint64_t skip, uint64_t length)
+{
+    struct iovec whole;
+    uint64_t covered;
+    /* A whole cluster for one piece of memory needs neither the lock nor a copy. */
+    if (length == q->cluster_size &&
+        block_iov_slice(&whole, 1, iov, n, skip, length, &covered) == 1 && covered == length)
+        return unpack(q, entry, whole.iov_base);
+    return read_kept(q, entry, within, iov, n, skip, length);
+}
+
 void qcow2_packed_forget(Qcow2 *q)
 {
     g_mutex_lock(&q->packed_lock);
@@ -89,78 +155,106 @@ void qcow2_packed_forget(Qcow2 *q)
     g_mutex_unlock(&q->packed_lock);
 }
 
-static size_t deflate_cluster(uint8_t *out, size_t room, const uint8_t *in, size_t length)
+static ssize_t deflate_cluster(uint8_t *out, size_t room, const uint8_t *in, size_t length)
 {
-    z_stream stream = {.next_in = (uint8_t *)in,
-                       .avail_in = (uInt)length,
-                       .next_out = out,
-                       .avail_out = (uInt)room};
-    if (deflateInit2(&stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -DEFLATE_WINDOW, 9,
-                     Z_DEFAULT_STRATEGY) != Z_OK)
-        return 0;
-    int result = deflate(&stream, Z_FINISH);
-    deflateEnd(&stream);
-    return result == Z_STREAM_END ? room - stream.avail_out : 0;
+    Codecs *c = codecs();
+    if (!c->deflate)
+        c->deflate = libdeflate_alloc_compressor(DEFLATE_LEVEL);
+    if (!c->deflate)
+        return -ENOMEM;
+    return (ssize_t)libdeflate_deflate_compress(c->deflate, in, length, out, room);
 }
 
-/* The length of the compressed cluster; 0: it does not get smaller. */
-static size_t pack(const Qcow2 *q, uint8_t *out, const uint8_t *in)
+static ssize_t zstd_cluster(uint8_t *out, size_t room, const uint8_t *in, size_t length)
 {
-    size_t room = q->cluster_size - 1;
-    if (q->header.compression != QCOW2_ZSTD)
-        return deflate_cluster(out, room, in, q->cluster_size);
-    size_t length = ZSTD_compress(out, room, in, q->cluster_size, ZSTD_CLEVEL_DEFAULT);
-    return ZSTD_isError(length) ? 0 : length;
+    Codecs *c = codecs();
+    if (!c->zstd)
+        c->zstd = ZSTD_createCCtx();
+    if (!c->zstd)
+        return -ENOMEM;
+    size_t made = ZSTD_compressCCtx(c->zstd, out, room, in, length, ZSTD_LEVEL);
+    return ZSTD_isError(made) ? 0 : (ssize_t)made;
+}
+
+/* The image's last cluster is compressed as if zeroes followed. */
+ssize_t qcow2_pack(BlockNode *node, const void *cluster, size_t length, void *packed, size_t room)
+{
+    const Qcow2 *q = node->state;
+    g_autofree uint8_t *whole = NULL;
+    if (length == 0 || length > q->cluster_size || room < q->cluster_size)
+        return -EINVAL;
+    if (length < q->cluster_size) {
+        whole = g_try_malloc0(q->cluster_size);
+        if (!whole)
+            return -ENOMEM;
+        memcpy(whole, cluster, length);
+        cluster = whole;
+    }
+    return q->header.compression == QCOW2_ZSTD
+               ? zstd_cluster(packed, q->cluster_size - 1, cluster, q->cluster_size)
+               : deflate_cluster(packed, q->cluster_size - 1, cluster, q->cluster_size);
+}
+
+/* @length bytes at @at, whose cluster has room; -E2BIG: no more share it. */
+static int share_cluster(Qcow2 *q, uint64_t at, uint64_t length, uint64_t *offset)
+{
+    int result = qcow2_refcount_add(q, at, length, 1);
+    if (result == 0)
+        *offset = at;
+    return result;
 }
 
 /*
- * Room for @length bytes: behind the last compressed cluster if they fit into the cluster that
- * it ends in, or at the start of a new one.
+ * Room for @length bytes, less than a cluster: behind the last compressed cluster, into the next
+ * host cluster if that is free, or at the start of another one.
  */
 static int alloc_bytes(Qcow2 *q, uint64_t length, uint64_t *offset)
 {
-    uint64_t got;
+    uint64_t got, fresh_cluster;
     bool fresh;
     uint64_t at = q->pack_next;
     uint64_t room = at ? q->cluster_size - (at & (q->cluster_size - 1)) : 0;
-    int result;
-    if (at && room >= length) {
-        result = qcow2_refcount_add(q, at, length, 1);
-        if (result == 0) {
-            *offset = at;
-            q->pack_next = length < room ? at + length : 0;
-            return 0;
-        }
-        if (result != -E2BIG) /* as many as the width of the refcounts allows */
+    if (room >= length) {
+        int result = share_cluster(q, at, length, offset);
+        if (result != -E2BIG) { /* as many as the width of the refcounts allows */
+            q->pack_next = result == 0 && length < room ? at + length : 0;
             return result;
+        }
     }
-    result = qcow2_alloc(q, 1, offset, &got, &fresh);
+    int result = qcow2_alloc(q, 1, &fresh_cluster, &got, &fresh);
     if (result < 0)
         return result;
-    q->pack_next = length < q->cluster_size ? *offset + length : 0;
+    *offset = fresh_cluster;
+    q->pack_next = fresh_cluster + length;
+    if (room && room < length && fresh_cluster == at + room &&
+        share_cluster(q, at, room, offset) == 0)
+        q->pack_next = at + length;
     return 0;
 }
 
-static int put_entry(Qcow2 *q, uint64_t offset, uint64_t word, Qcow2Entry *old)
+static int put_entry(Qcow2 *q, uint64_t offset, uint64_t entry, uint64_t *old)
 {
+    uint64_t table = q->l1[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET_MASK;
+    uint64_t index = (offset >> q->cluster_bits) & ((1ull << q->l2_bits) - 1);
     Qcow2Page *page;
-    uint64_t index;
-    int result = qcow2_l2_page(q, offset, &page, &index);
-    if (result < 0)
-        return result;
-    *old = qcow2_entry_get(q, page->bytes, index);
-    qcow2_entry_put(q, page->bytes, index, (Qcow2Entry){.word = word});
-    qcow2_cache_dirty(&q->l2, page);
-    q->uncommitted = true;
+    g_mutex_lock(&q->lock);
+    int result = qcow2_cache_get(q, &q->l2, table + index * 8, &page);
+    if (result == 0) {
+        uint8_t *at = page->bytes + index % (q->l2.page_size / 8) * 8;
+        *old = be64_get(at);
+        be64_put(at, entry);
+        qcow2_cache_dirty(&q->l2, page);
+        q->uncommitted = true;
+    }
     g_mutex_unlock(&q->lock);
-    return 0;
+    return result;
 }
 
 /* Stores @packed for the cluster at @offset, whose range is held. */
-static int store(Qcow2 *q, uint64_t offset, uint8_t *packed, size_t length)
+static int store(Qcow2 *q, uint64_t offset, const uint8_t *packed, size_t length)
 {
-    uint64_t host;
-    Qcow2Entry old = {0};
+    static const uint8_t zeroes[512];
+    uint64_t host = 0, old = 0;
     int result = qcow2_commit_if_full(q);
     if (result == 0)
         result = qcow2_l2_writable(q, offset);
@@ -169,9 +263,9 @@ static int store(Qcow2 *q, uint64_t offset, uint8_t *packed, size_t length)
     if (result < 0)
         return result;
     /* Up to the next sector, so that a reader of whole sectors finds them in the file. */
-    uint64_t padded = align_up(host + length, 512) - host;
-    memset(packed + length, 0, padded - length);
-    result = block_file_write(q->file, host, packed, padded);
+    struct iovec iov[2] = {{(void *)packed, length},
+                           {(void *)zeroes, align_up(host + length, 512) - (host + length)}};
+    result = q->file->ops->writev(q->file, host, iov, iov[1].iov_len ? 2 : 1);
     unsigned x = 62 - (q->cluster_bits - 8);
     uint64_t sectors = ((host + length - 1) >> 9) - (host >> 9);
     if (result == 0)
@@ -181,31 +275,39 @@ static int store(Qcow2 *q, uint64_t offset, uint8_t *packed, size_t length)
         q->pack_next = 0;
         return result;
     }
-    qcow2_entry_free(q, &old, false);
+    qcow2_entry_free(q, old, false);
     return 0;
+}
+
+int qcow2_write_packed(BlockNode *node, uint64_t offset, const void *packed, size_t packed_length,
+                       size_t length)
+{
+    Qcow2 *q = node->state;
+    if (offset % q->cluster_size || packed_length == 0 || packed_length >= q->cluster_size ||
+        (length < q->cluster_size && offset + length != node->size))
+        return -EINVAL;
+    BlockRange range;
+    qcow2_hold(q, &range, offset, offset + q->cluster_size, true);
+    g_mutex_lock(&q->meta);
+    int result = q->corrupt ? -EIO : store(q, offset, packed, packed_length);
+    g_mutex_unlock(&q->meta);
+    qcow2_release(q, &range);
+    return result;
 }
 
 int qcow2_write_compressed(BlockNode *node, uint64_t offset, const void *cluster, size_t length)
 {
     Qcow2 *q = node->state;
-    if (offset % q->cluster_size || length == 0 || length > q->cluster_size ||
-        (length < q->cluster_size && offset + length != node->size))
+    if (offset % q->cluster_size || (length < q->cluster_size && offset + length != node->size))
         return -EINVAL;
-    g_autofree uint8_t *in = g_try_malloc0(q->cluster_size);
-    g_autofree uint8_t *out = g_try_malloc(q->cluster_size + 512);
-    if (!in || !out)
+    g_autofree uint8_t *packed = g_try_malloc(q->cluster_size);
+    if (!packed)
         return -ENOMEM;
-    memcpy(in, cluster, length);
-    size_t packed = pack(q, out, in);
-    if (packed == 0) {
-        struct iovec iov = {(void *)cluster, length};
-        return qcow2_writev(node, offset, &iov, 1);
-    }
-    BlockRange range;
-    qcow2_hold(q, &range, offset, offset + q->cluster_size, true);
-    g_mutex_lock(&q->meta);
-    int result = q->corrupt ? -EIO : store(q, offset, out, packed);
-    g_mutex_unlock(&q->meta);
-    qcow2_release(q, &range);
-    return result;
+    ssize_t made = qcow2_pack(node, cluster, length, packed, q->cluster_size);
+    if (made < 0)
+        return (int)made;
+    if (made > 0)
+        return qcow2_write_packed(node, offset, packed, (size_t)made, length);
+    struct iovec iov = {(void *)cluster, length};
+    return qcow2_writev(node, offset, &iov, 1);
 }

@@ -136,12 +136,7 @@ static bool qcow2_open(BlockNode *node, const BlockOpen *options, GError **err)
     }
     q->cluster_bits = q->header.cluster_bits;
     q->cluster_size = 1ull << q->cluster_bits;
-    bool extended = q->header.incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
-    q->entry_size = extended ? 16 : 8;
-    q->subclusters = extended ? 32 : 1;
-    q->sub_bits = q->cluster_bits - (extended ? 5 : 0);
-    q->sub_all = extended ? UINT32_MAX : 1;
-    q->l2_bits = q->cluster_bits - (extended ? 4 : 3);
+    q->l2_bits = q->cluster_bits - 3;
     q->refcount_bits = 1u << q->header.refcount_order;
     q->block_bits = q->cluster_bits + 3 - q->header.refcount_order;
     node->size = q->header.size;
@@ -241,9 +236,11 @@ static int qcow2_status(BlockNode *node, uint64_t offset, uint64_t length, Block
         .data = map.kind == QCOW2_DATA || map.kind == QCOW2_PACKED,
         .zero = map.kind == QCOW2_ZEROES,
         .compressed = map.kind == QCOW2_PACKED,
-        .has_offset = map.kind == QCOW2_DATA || (map.kind == QCOW2_ZEROES && map.placed),
+        .has_offset = map.kind == QCOW2_DATA || (map.kind == QCOW2_ZEROES && map.host),
         .file_offset = map.host,
     };
+    if (map.kind == QCOW2_ZEROES && map.host)
+        extent->file_offset = map.host + (offset & (q->cluster_size - 1));
     return 0;
 }
 
@@ -263,7 +260,7 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
     if (new) {
         json_object_set_new(info->specific, "corrupt",
                             json_boolean(q->header.incompatible & QCOW2_INCOMPAT_CORRUPT));
-        json_object_set_new(info->specific, "extended-l2", json_boolean(q->subclusters > 1));
+        json_object_set_new(info->specific, "extended-l2", json_false());
     }
     info->snapshots = g_new0(BlockSnapshotInfo, q->header.n_snapshots + 1);
     info->n_snapshots = q->header.n_snapshots;
@@ -297,4 +294,6 @@ const BlockFormat block_format_qcow2 = {
     .check = qcow2_check,
     .resize = qcow2_resize,
     .write_compressed = qcow2_write_compressed,
+    .pack = qcow2_pack,
+    .write_packed = qcow2_write_packed,
 };

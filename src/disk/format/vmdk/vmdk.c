@@ -312,19 +312,22 @@ static int vmdk_discard(BlockNode *node, uint64_t offset, uint64_t length)
     return result;
 }
 
-/* Where extents have no compressed grains, as it is: what qemu-img's `convert -c` gets, too. */
 static int vmdk_write_compressed(BlockNode *node, uint64_t offset, const void *grain, size_t length)
 {
     Vmdk *v = node->state;
     VmdkExtent *e = extent_at(v, offset);
     uint64_t part = length, at = within(e, offset, &part);
-    struct iovec iov = {(void *)grain, length};
-    if (!e->compressed)
-        return vmdk_writev(node, offset, &iov, 1);
-    if (part < length)
-        return -EINVAL;
+    if (!e->compressed || part < length)
+        return e->compressed ? -EINVAL : -ENOTSUP;
     int result = change_cid(v);
     return result < 0 ? result : grains_write_packed(&e->map, at, grain, length);
+}
+
+static bool vmdk_only_compressed(BlockNode *node)
+{
+    const Vmdk *v = node->state;
+    const VmdkExtent *e = v->extents->len ? v->extents->pdata[0] : NULL;
+    return e && e->compressed;
 }
 
 static int flat_status(const VmdkExtent *e, uint64_t at, uint64_t length, BlockExtent *extent)
@@ -462,4 +465,5 @@ const BlockFormat block_format_vmdk = {
     .info = vmdk_info,
     .check = vmdk_check,
     .write_compressed = vmdk_write_compressed,
+    .only_compressed = vmdk_only_compressed,
 };
