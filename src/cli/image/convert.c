@@ -1,263 +1,308 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "cli/image/image.h"
+#include "cli/image/convert.h"
 
-#include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
-#define CHUNK          (2u << 20)
 #define SPARSE_DEFAULT 4096u
 
-typedef struct Convert {
-    const char *source, *target, *source_format, *target_format, *target_cache;
-    bool compress, progress, quiet, no_create, shared, target_is_zero;
-    uint64_t sparse; /* runs of zeroes shorter than this are written as data; 0: all are */
-    BlockNode *from, *to;
-    uint64_t size;
-    uint8_t *buffer;
-    size_t chunk;
-} Convert;
+enum {
+    SALVAGE = IMAGE_OWN,
+    TARGET_IMAGE_OPTS,
+    TARGET_IS_ZERO,
+    BITMAPS,
+    SKIP_BROKEN,
+};
 
-static int write_bytes(Convert *c, uint64_t offset, uint8_t *bytes, uint64_t length)
+void image_warn(const char *text)
 {
-    struct iovec iov = {bytes, length};
-    return length ? block_writev(c->to, offset, &iov, 1, 0) : 0;
+    fflush(stdout);
+    fprintf(stderr, "%s: warning: %s\n", image_program(), text);
 }
 
-static int write_hole(Convert *c, uint64_t offset, uint64_t length)
+static void warn(void *opaque, const char *text)
 {
-    if (c->target_is_zero || length == 0)
-        return 0;
-    return block_write_zeroes(c->to, offset, length, BLOCK_UNMAP);
+    image_warn(text);
 }
 
-static bool all_zero(const uint8_t *bytes, uint64_t length)
+static bool apply_threads(Convert *c, const char *value)
 {
-    return bytes[0] == 0 && !memcmp(bytes, bytes + 1, length - 1);
-}
-
-/* Data and holes of one chunk, told apart in units of -S. */
-static int write_sparse(Convert *c, uint64_t offset, uint64_t length)
-{
-    uint64_t unit = c->sparse;
-    uint64_t start = 0;
-    bool data = false;
-    for (uint64_t at = 0; at <= length; at += unit) {
-        bool end = at >= length;
-        bool now = !end && !all_zero(c->buffer + at, MIN(unit, length - at));
-        if (at > 0 && (end || now != data)) {
-            uint64_t stop = MIN(at, length);
-            int result = data ? write_bytes(c, offset + start, c->buffer + start, stop - start)
-                              : write_hole(c, offset + start, stop - start);
-            if (result < 0)
-                return result;
-            start = stop;
-        }
-        data = now;
+    char *end;
+    long n = strtol(value, &end, 0);
+    if (end != value && !*end && n >= 1 && n <= (long)BLOCK_COPY_THREADS_MAX) {
+        c->copy.threads = (unsigned)n;
+        return true;
     }
-    if (start < length)
-        return data ? write_bytes(c, offset + start, c->buffer + start, length - start)
-                    : write_hole(c, offset + start, length - start);
-    return 0;
+    image_fail("Invalid number of coroutines. Allowed number of coroutines is between 1 and %u",
+               BLOCK_COPY_THREADS_MAX);
+    return false;
 }
 
-static int copy_chunk(Convert *c, uint64_t offset, uint64_t length)
+static bool apply_sparse(Convert *c, const char *value)
 {
-    uint64_t from_size = block_size(c->from);
-    uint64_t inside = offset < from_size ? MIN(length, from_size - offset) : 0;
-    struct iovec iov = {c->buffer, inside};
-    memset(c->buffer + inside, 0, length - inside);
-    int result = inside ? block_readv(c->from, offset, &iov, 1) : 0;
-    if (result < 0) {
-        image_fail("error while reading at byte %" G_GUINT64_FORMAT ": %s", offset,
-                   g_strerror(-result));
-        return result;
-    }
-    if (c->compress)
-        result = all_zero(c->buffer, length)
-                     ? write_hole(c, offset, length)
-                     : block_write_compressed(c->to, offset, c->buffer, length);
-    else if (c->sparse)
-        result = write_sparse(c, offset, length);
-    else
-        result = write_bytes(c, offset, c->buffer, length);
-    if (result < 0)
-        image_fail("error while writing at byte %" G_GUINT64_FORMAT ": %s", offset,
-                   g_strerror(-result));
-    return result;
+    c->sparse_given = true;
+    if (!image_parse_number("buffer size for sparse output", value, 0, INT64_MAX, &c->copy.sparse))
+        return false;
+    if (c->copy.sparse % 512 == 0 && c->copy.sparse <= BLOCK_COPY_SPARSE_MAX)
+        return true;
+    image_fail("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 "
+               "up to %u. Select 0 to disable sparse detection (fully allocates output).",
+               BLOCK_COPY_SPARSE_MAX);
+    return false;
 }
 
-/* How many bytes from @offset on are known to be zero without reading them. */
-static int zero_ahead(Convert *c, uint64_t offset, uint64_t *length)
+static ImageApplied apply_flag(Convert *c, int key)
 {
-    BlockExtent extent;
-    unsigned depth;
-    *length = 0;
-    if (c->sparse == 0)
-        return 0;
-    int result = block_status_chain(c->from, offset, c->size - offset, &extent, &depth);
-    if (result < 0) {
-        image_fail("error while reading the block status at offset %" G_GUINT64_FORMAT ": %s",
-                   offset, g_strerror(-result));
-        return result;
+    switch (key) {
+    case 'C':
+        c->copy.offload = true;
+        break;
+    case 'c':
+        c->copy.compress = true;
+        break;
+    case 'n':
+        c->no_create = true;
+        break;
+    case 'W':
+        c->copy.in_order = false;
+        break;
+    case SALVAGE:
+        c->copy.salvage = true;
+        break;
+    case TARGET_IMAGE_OPTS:
+        c->target_image_opts = true;
+        break;
+    case TARGET_IS_ZERO:
+        c->copy.target_is_zero = true;
+        break;
+    case BITMAPS:
+        c->bitmaps = true;
+        break;
+    case SKIP_BROKEN:
+        c->skip_broken = true;
+        break;
+    default:
+        return IMAGE_NOT_MINE;
     }
-    if (extent.zero)
-        *length = extent.length;
-    if (c->compress && offset + *length != c->size)
-        *length -= *length % c->chunk; /* compressed data comes in whole clusters */
-    return 0;
+    return IMAGE_APPLIED;
 }
 
-static int copy_all(Convert *c)
+static ImageApplied apply(void *opaque, int key, const char *value)
 {
-    for (uint64_t at = 0; at < c->size;) {
-        uint64_t zero;
-        int result = zero_ahead(c, at, &zero);
-        if (result == 0 && zero) {
-            result = write_hole(c, at, zero);
-            at += zero;
-        } else if (result == 0) {
-            uint64_t length = MIN(c->chunk, c->size - at);
-            result = copy_chunk(c, at, length);
-            at += length;
-        }
-        if (result < 0)
-            return 1;
-        if (!image_progress_step(NULL, at, c->size))
-            return image_fail("interrupted");
+    Convert *c = opaque;
+    bool ok = true;
+    switch (key) {
+    case 'O':
+        c->target_format = value;
+        break;
+    case 'B':
+        c->backing = value;
+        break;
+    case 'F':
+        c->backing_format = value;
+        break;
+    case 'o':
+        g_ptr_array_add(c->texts, (char *)(uintptr_t)value);
+        c->help = c->help || image_wants_option_help(value);
+        ok = image_option_list_valid(value);
+        break;
+    case 'l':
+        g_clear_pointer(&c->snapshot, g_free);
+        ok = image_snapshot_param(value, &c->snapshot);
+        break;
+    case 'S':
+        ok = apply_sparse(c, value);
+        break;
+    case 'm':
+        ok = apply_threads(c, value);
+        break;
+    case 'r':
+        ok = image_parse_number("rate limit", value, 0, INT64_MAX, &c->copy.rate);
+        break;
+    default:
+        return apply_flag(c, key);
     }
+    return ok ? IMAGE_APPLIED : IMAGE_REFUSED;
+}
+
+/* What cannot be meant together; NULL: nothing. */
+static const char *contradiction(const Convert *c)
+{
+    if (c->skip_broken && !c->bitmaps)
+        return "Use of --skip-broken-bitmaps requires --bitmaps";
+    if (c->copy.compress && c->copy.offload)
+        return "Cannot enable copy offloading when -c is used";
+    if (c->sparse_given && c->copy.offload)
+        return "Cannot enable copy offloading when -S is used";
+    if (c->copy.offload && c->copy.salvage)
+        return "Cannot use copy offloading in salvaging mode";
+    if (c->target_image_opts && !c->no_create)
+        return "--target-image-opts requires use of -n flag";
+    if (c->no_create && c->texts->len)
+        return "-o has no effect when skipping image creation";
+    if (c->copy.target_is_zero && !c->no_create)
+        return "--target-is-zero requires use of -n flag";
+    return NULL;
+}
+
+static bool open_source(Convert *c, const char *name)
+{
+    ImageOpen open = {.format = c->arguments.format,
+                      .shared = c->arguments.shared,
+                      .image_opts = c->arguments.image_opts,
+                      .cache = c->arguments.source_cache,
+                      .source = true,
+                      .objects = c->arguments.objects};
+    BlockNode *node = image_open(name, &open);
+    if (!node)
+        return false;
+    g_ptr_array_add(c->sources, node);
+    c->size += block_size(node);
+    return true;
+}
+
+/* The first source again, as its snapshot has it. */
+static bool load_snapshot(Convert *c)
+{
+    g_autoptr(GError) error = NULL;
+    json_auto_t *tree = NULL;
+    const ImageArguments *a = &c->arguments;
+    BlockOpen open = {.path = a->names[0],
+                      .format = a->format,
+                      .read_only = true,
+                      .shared = a->shared,
+                      .direct = a->source_cache && image_cache_direct(a->source_cache),
+                      .objects = a->objects,
+                      .snapshot = c->snapshot};
+    if (c->sources->len > 1)
+        return image_fail("No support for concatenating multiple snapshot"), false;
+    if (a->image_opts) {
+        tree = image_options_tree(a->names[0], a->shared, &error);
+        open.path = NULL;
+        open.options = tree;
+    }
+    BlockNode *node = a->image_opts && !tree ? NULL : block_open(&open, &error);
+    if (!node)
+        return image_fail("Failed to load snapshot: %s", error->message), false;
+    c->size = block_size(node);
+    g_ptr_array_remove_index(c->sources, 0);
+    g_ptr_array_add(c->sources, node);
+    return true;
+}
+
+static int copy_and_finish(Convert *c)
+{
+    g_autoptr(GError) error = NULL;
+    c->copy.sources = (BlockNode *const *)c->sources->pdata;
+    c->copy.n_sources = c->sources->len;
+    c->copy.target = c->to;
+    c->copy.length = c->size;
+    c->copy.progress = (BlockProgress){image_progress_step, NULL};
+    c->copy.warn = c->arguments.quiet ? NULL : warn;
+    if (!block_copy(&c->copy, &error)) {
+        if (!image_interrupted())
+            return image_fail("%s", error->message);
+        if (c->created) /* what is there must not be taken for the whole */
+            unlink(c->target);
+        return image_fail("interrupted");
+    }
+    if (c->bitmaps && !image_convert_copy_bitmaps(c))
+        return 1;
     int result = block_flush(c->to);
     return result < 0 ? image_fail("error while flushing: %s", g_strerror(-result)) : 0;
 }
 
-static bool make_target(Convert *c, GPtrArray *texts)
+static int convert(Convert *c)
 {
-    g_autoptr(GError) error = NULL;
-    json_auto_t *named = json_object();
-    BlockCreate create = {.path = c->target, .format = c->target_format, .size = c->size};
-    for (guint i = 0; i < texts->len; i++) {
-        if (!image_parse_create(c->target, g_ptr_array_index(texts, i), &create, named))
-            return false;
+    const ImageArguments *a = &c->arguments;
+    for (int i = 0; i < a->n_names - 1; i++) {
+        if (!open_source(c, a->names[i]))
+            return 1;
     }
-    if (create.backing)
-        return image_fail("convert: a backing file of the target is not supported"), false;
-    if (!block_create(&create, &error))
-        return image_fail("%s: error while converting %s: %s", c->target, c->target_format,
-                          error->message),
-               false;
-    /* A raw block device keeps what it held. */
-    struct stat st;
-    c->target_is_zero =
-        strcmp(c->target_format, "raw") || stat(c->target, &st) < 0 || !S_ISBLK(st.st_mode);
-    return true;
+    if (c->snapshot && !load_snapshot(c))
+        return 1;
+    if (!image_convert_make_target(c) || !image_convert_open_target(c))
+        return 1;
+    return copy_and_finish(c);
 }
 
-static int convert(Convert *c, GPtrArray *texts)
+static int checked(Convert *c)
 {
-    if (!block_create_options(c->target_format))
-        return image_fail("Unknown file format '%s'", c->target_format);
-    if (c->compress && strcmp(c->target_format, "qcow2"))
-        return image_fail("Compression not supported for this file format");
-    ImageOpen from = {.format = c->source_format, .shared = c->shared};
-    g_autoptr(BlockNode) source = image_open(c->source, &from);
-    if (!source)
+    const ImageArguments *a = &c->arguments;
+    const char *wrong = contradiction(c);
+    if (!c->target_format && !c->target_image_opts)
+        c->target_format = "raw";
+    if (wrong)
+        return image_fail("%s", wrong);
+    c->target = a->n_names > 1 ? a->names[a->n_names - 1] : NULL;
+    if (c->help)
+        return image_option_help(c->target, c->target_format);
+    if (!c->target)
+        return image_fail("Must specify image file name");
+    if (!image_cache_known(a->source_cache, true))
         return 1;
-    c->from = source;
-    c->size = block_size(source);
-    if (!c->no_create && !make_target(c, texts))
-        return 1;
-    ImageOpen to = {.format = c->target_format, .write = true, .cache = c->target_cache};
-    g_autoptr(BlockNode) target = image_open(c->target, &to);
-    if (!target)
-        return 1;
-    c->to = target;
-    if (block_size(target) < c->size)
-        return image_fail("output file is smaller than input file");
-    c->chunk = c->compress ? (size_t)block_cluster_size(target) : CHUNK;
-    g_autofree uint8_t *memory = g_malloc(c->chunk + 4096);
-    c->buffer = (uint8_t *)(((uintptr_t)memory + 4095) & ~(uintptr_t)4095);
-    image_progress_begin(c->progress);
-    int status = copy_all(c);
+    image_progress_begin(a->progress);
+    int status = convert(c);
     image_progress_end(status == 0);
     return status;
 }
 
-static const struct option long_options[] = {{"force-share", no_argument, NULL, 'U'},
-                                             {"target-is-zero", no_argument, NULL, 'Z'},
-                                             {NULL, 0, NULL, 0}};
-
-static int parse(int argc, char **argv, Convert *c, GPtrArray *texts)
-{
-    int option;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, "f:O:o:S:t:T:m:cpqnUW", long_options, NULL)) != -1) {
-        switch (option) {
-        case 'f':
-            c->source_format = optarg;
-            break;
-        case 'O':
-            c->target_format = optarg;
-            break;
-        case 'o':
-            g_ptr_array_add(texts, optarg);
-            break;
-        case 'S':
-            if (!block_parse_size(optarg, &c->sparse) || c->sparse % 512 || c->sparse > CHUNK)
-                return image_fail("Invalid sparse size '%s': a multiple of 512, at most 2M",
-                                  optarg);
-            break;
-        case 't':
-            c->target_cache = optarg;
-            break;
-        case 'T':
-        case 'm':
-        case 'W': /* how fast, not what: nothing to do here */
-            break;
-        case 'c':
-            c->compress = true;
-            break;
-        case 'p':
-            c->progress = true;
-            break;
-        case 'q':
-            c->quiet = true;
-            break;
-        case 'n':
-            c->no_create = true;
-            break;
-        case 'U':
-            c->shared = true;
-            break;
-        case 'Z':
-            c->target_is_zero = true;
-            break;
-        default:
-            return image_usage("unrecognized option '%s'", argv[optind - 1]);
-        }
-    }
-    return 0;
-}
+static const ImageOption options[] = {
+    IMAGE_OPTION_HELP,
+    IMAGE_OPTION_OBJECT,
+    IMAGE_OPTION_IMAGE_OPTS,
+    {TARGET_IMAGE_OPTS, "target-image-opts", NULL, "the target's name is an option string"},
+    IMAGE_OPTION_SHARE,
+    {'C', NULL, NULL, "let the kernel copy where it can"},
+    {'c', NULL, NULL, "compress the target"},
+    IMAGE_OPTION_PROGRESS,
+    IMAGE_OPTION_QUIET,
+    {'n', NULL, NULL, "the target is there already"},
+    {TARGET_IS_ZERO, "target-is-zero", NULL, "and reads as zero"},
+    {BITMAPS, "bitmaps", NULL, "copy persistent dirty bitmaps, too"},
+    {SKIP_BROKEN, "skip-broken-bitmaps", NULL, "but not those that are inconsistent"},
+    IMAGE_OPTION_FORMAT,
+    IMAGE_OPTION_CACHE,
+    IMAGE_OPTION_SOURCE_CACHE,
+    {'O', NULL, "FMT", "format of the target; raw when it is not said"},
+    {'B', NULL, "BACKING_FILE", "the target keeps only what differs from this image"},
+    {'F', NULL, "BACKING_FMT", "format of the backing file"},
+    {'o', NULL, "OPTIONS", "options of the target, name=value separated by commas"},
+    {'l', NULL, "SNAPSHOT", "copy this internal snapshot"},
+    {'S', NULL, "SIZE", "zeroes in a row that make a hole; 0: none do"},
+    {'r', NULL, "RATE", "bytes a second in the most"},
+    {'m', NULL, "N", "how many threads"},
+    {'W', NULL, NULL, "write in any order"},
+    {SALVAGE, "salvage", NULL, "what cannot be read becomes zero"},
+    {0, NULL, NULL, NULL},
+};
 
 static int run(int argc, char **argv)
 {
-    Convert c = {.target_format = "raw", .sparse = SPARSE_DEFAULT, .target_cache = "unsafe"};
     g_autoptr(GPtrArray) texts = g_ptr_array_new();
-    if (parse(argc, argv, &c, texts))
-        return 1;
-    if (argc - optind != 2)
-        return image_fail("convert: expecting one source and one target file name");
-    if (c.target_is_zero && !c.no_create)
-        return image_fail("--target-is-zero requires use of -n flag");
-    c.progress = c.progress && !c.quiet;
-    c.source = argv[optind];
-    c.target = argv[optind + 1];
-    return convert(&c, texts);
+    g_autoptr(GPtrArray) sources = g_ptr_array_new_with_free_func((GDestroyNotify)block_unref);
+    Convert c = {.texts = texts,
+                 .sources = sources,
+                 .copy = {.sparse = SPARSE_DEFAULT, .in_order = true, .backing_size = UINT64_MAX}};
+    int status;
+    if (image_parse(options, argc, argv, &c.arguments, apply, &c, &status))
+        status = checked(&c);
+    block_unref(c.to);
+    g_ptr_array_set_size(sources, 0); /* before the secrets they refer to */
+    image_arguments_clear(&c.arguments);
+    g_free(c.snapshot);
+    return status;
 }
 
 const ImageCommand image_convert_command = {
     .name = "convert",
     .run = run,
-    .usage = "[-U] [-c] [-p] [-q] [-n [--target-is-zero]] [-f FORMAT] [-t CACHE] [-T CACHE]\n"
-             "          [-O FORMAT] [-o OPTIONS] [-S SIZE] [-m N] [-W] SOURCE TARGET",
+    .usage = "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] "
+             "[--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] "
+             "[-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] "
+             "[-o options] [-l snapshot_param] [-S sparse_size] [-r rate_limit] "
+             "[-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename",
+    .options = options,
 };

@@ -15,6 +15,7 @@ const ImageCommand *const image_commands[] = {
     &image_compare_command,
     &image_convert_command,
     &image_create_command,
+    &image_dd_command,
     &image_info_command,
     &image_io_command,
     &image_map_command,
