@@ -399,12 +399,25 @@ static int check_range(const BlockNode *node, uint64_t offset, uint64_t length, 
     return write && node->read_only ? -EROFS : 0;
 }
 
+int block_breakpoint(BlockNode *node, BlockBreak what, const char *event, const char *tag)
+{
+    return node->file->ops->breakpoint ? node->file->ops->breakpoint(node->file, what, event, tag)
+                                       : -ENOTSUP;
+}
+
+void block_event(BlockNode *node, const char *event)
+{
+    if (node->file->ops->event)
+        node->file->ops->event(node->file, event);
+}
+
 int block_readv(BlockNode *node, uint64_t offset, const struct iovec *iov, int n)
 {
     uint64_t length = block_iov_length(iov, n);
     int result = check_range(node, offset, length, false);
     if (result < 0 || length == 0)
         return result;
+    block_event(node, "read_aio");
     return node->format->readv(node, offset, iov, n);
 }
 
@@ -433,6 +446,7 @@ int block_writev(BlockNode *node, uint64_t offset, const struct iovec *iov, int 
     if (length > 0 && forges_format(node, offset, iov, n, length))
         return -EPERM;
     block_bitmaps_dirty(node, offset, length);
+    block_event(node, "write_aio");
     if (length > 0)
         result = node->format->writev(node, offset, iov, n);
     if (result == 0 && (flags & BLOCK_FUA))
@@ -465,7 +479,10 @@ int block_discard(BlockNode *node, uint64_t offset, uint64_t length)
 
 int block_flush(BlockNode *node)
 {
-    return node->read_only ? 0 : node->format->flush(node);
+    if (node->read_only)
+        return 0;
+    block_event(node, "flush_to_disk");
+    return node->format->flush(node);
 }
 
 int block_node_sync(BlockNode *node)

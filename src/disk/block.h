@@ -66,6 +66,15 @@ int block_write_zeroes(BlockNode *node, uint64_t offset, uint64_t length, unsign
 int block_discard(BlockNode *node, uint64_t offset, uint64_t length);
 int block_flush(BlockNode *node);
 
+/* Breakpoints of an image on the file driver blkdebug: requests wait there. 0 or -errno. */
+typedef enum BlockBreak {
+    BLOCK_BREAK_SET,    /* the next one that does @event waits, under the name @tag */
+    BLOCK_BREAK_REMOVE, /* @tag */
+    BLOCK_BREAK_RESUME, /* lets it go on */
+    BLOCK_BREAK_WAIT,   /* until it waits */
+} BlockBreak;
+int block_breakpoint(BlockNode *node, BlockBreak what, const char *event, const char *tag);
+
 typedef enum BlockOp {
     BLOCK_READ,
     BLOCK_WRITE,

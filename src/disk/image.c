@@ -52,7 +52,7 @@ const BlockOption *block_create_options(const char *format)
 
 bool block_format_exists(const char *format)
 {
-    return block_format_find(format) != NULL;
+    return block_format_find(format) || block_transport_find(format);
 }
 
 static int compare_names(const void *a, const void *b)
@@ -78,6 +78,9 @@ const BlockOption *block_create_file_options(const char *path, GError **err)
 {
     static const BlockOption host[] = {
         {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
+        {"nocow", BLOCK_OPTION_BOOL, "Turn off copy-on-write (valid only on btrfs)", NULL},
+        {"extent_size_hint", BLOCK_OPTION_SIZE, "Extent size hint for the image file, 0 to disable",
+         NULL},
         {NULL, 0, NULL, NULL},
     };
     if (block_transport_for(path))
@@ -129,7 +132,9 @@ static const BlockFormat *creatable(const BlockCreate *create, GError **err)
                    "Backing file not supported for file format '%s'", create->format);
         return NULL;
     }
-    return block_options_known(create->options, format->create_options, NULL, format->name, err)
+    const BlockOption *file = block_create_file_options(create->path, err);
+    return file && block_options_known(create->options, format->create_options, file, format->name,
+                                       err)
                ? format
                : NULL;
 }
@@ -140,6 +145,8 @@ bool block_create(const BlockCreate *create, GError **err)
     if (!format || !format->create_check(create, err))
         return false;
     uint64_t size = !strcmp(format->name, "raw") ? create->size : 0;
+    if (!block_file_prepare(create->path, create->options, err))
+        return false;
     g_autoptr(BlockFile) file = block_transport_create(create->path, size, create->objects, err);
     return file && format->create(file, create, err);
 }

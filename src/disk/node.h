@@ -137,4 +137,7 @@ int block_read_backing(BlockNode *node, uint64_t offset, const struct iovec *iov
 /* Gives completed requests of all queues of @node the chance to release what they hold. */
 void block_queues_poke(BlockNode *node);
 
+/* Tells blkdebug, if that is the file's driver, what happens ("l2_load"); else nothing. */
+void block_event(BlockNode *node, const char *event);
+
 int block_node_sync(BlockNode *node); /* flush of the file, unless cache=unsafe */

@@ -9,7 +9,6 @@ enum { EXIT_CORRUPT = 2, EXIT_LEAKS = 3, EXIT_NO_CHECK = 63 };
 /* Findings are told as they are found, beside what --output prints. */
 static void say(void *opaque, const char *text)
 {
-    fflush(stdout);
     fprintf(stderr, "%s\n", text);
 }
 

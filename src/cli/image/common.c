@@ -38,7 +38,6 @@ const char *image_program(void)
 static void complain(const char *format, va_list args)
 {
     g_autofree char *text = g_strdup_vprintf(format, args);
-    fflush(stdout);
     fprintf(stderr, "%s: %s\n", image_program(), text);
 }
 
@@ -274,7 +273,6 @@ void image_warn_probed(const BlockNode *node)
 {
     if (!node || !block_probed_raw(node) || block_read_only(node))
         return;
-    fflush(stdout);
     fprintf(stderr,
             "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
             "         Automatically detecting the format is dangerous for raw images, write "

@@ -111,9 +111,24 @@ bool image_check_option_values(const json_t *options, const BlockOption *table, 
     return true;
 }
 
+/* What the format knows, and behind it what the file below does. Free it. */
+static BlockOption *all_options(const BlockCreate *create)
+{
+    GArray *rows = g_array_new(TRUE, TRUE, sizeof(BlockOption));
+    const BlockOption *own = block_create_options(create->format);
+    const BlockOption *file = block_create_file_options(create->path, NULL);
+    for (const BlockOption *o = own; o && o->name; o++)
+        g_array_append_val(rows, *o);
+    for (const BlockOption *o = file; o && o->name; o++) {
+        if (!block_option_find(own, o->name))
+            g_array_append_val(rows, *o);
+    }
+    return (BlockOption *)(void *)g_array_free(rows, FALSE);
+}
+
 bool image_create_options(const char *text, BlockCreate *create, json_t *options, GError **err)
 {
-    const BlockOption *table = block_create_options(create->format);
+    g_autofree BlockOption *table = all_options(create);
     if (!block_options_parse(text, table, NULL, options, err) ||
         !image_check_option_values(options, table, err) ||
         !block_option_size(options, NULL, "size", &create->size, err))
@@ -151,8 +166,9 @@ static void print_text(const char *name, const char *value)
 /* As qemu-img: options in the order of the format's table, the size where its row is. */
 static void announce(const BlockCreate *c)
 {
+    g_autofree BlockOption *table = all_options(c);
     printf("Formatting '%s', fmt=%s", c->path, c->format);
-    for (const BlockOption *o = block_create_options(c->format); o->name; o++) {
+    for (const BlockOption *o = table; o->name; o++) {
         const char *value = block_option_string(c->options, NULL, o->name);
         uint64_t number = 0;
         if (!strcmp(o->name, "size")) {

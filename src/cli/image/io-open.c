@@ -99,6 +99,11 @@ bool io_open(IoSession *s)
         image_fail("file open already, try 'help close'");
         return false;
     }
+    if (open->copy_on_read && !open->write) {
+        image_fail("can't open%s%s: Can't use copy-on-read on read-only device",
+                   open->path ? " device " : "", open->path ? open->path : "");
+        return false;
+    }
     if (open->options) {
         tree = nested(open, &error);
         if (!tree) {

@@ -171,29 +171,41 @@ static int io_map(IoSession *s, int argc, char **argv)
     return 0;
 }
 
-/* Breakpoints are blkdebug's, a filter that is not there: as QEMU says it without that filter. */
+/* Breakpoints are of the driver blkdebug; an image on another one has none. */
 static int io_break(IoSession *s, int argc, char **argv)
 {
-    printf("Could not set breakpoint: %s\n", g_strerror(ENOTSUP));
-    return -ENOTSUP;
+    int result = block_breakpoint(s->node, BLOCK_BREAK_SET, argv[1], argv[2]);
+    if (result < 0)
+        printf("Could not set breakpoint: %s\n", g_strerror(-result));
+    return result;
 }
 
 static int io_remove_break(IoSession *s, int argc, char **argv)
 {
-    printf("Could not remove breakpoint %s: %s\n", argv[1], g_strerror(ENOTSUP));
-    return -ENOTSUP;
+    int result = block_breakpoint(s->node, BLOCK_BREAK_REMOVE, NULL, argv[1]);
+    if (result < 0)
+        printf("Could not remove breakpoint %s: %s\n", argv[1], g_strerror(-result));
+    return result;
 }
 
 static int io_resume(IoSession *s, int argc, char **argv)
 {
-    printf("Could not resume request: %s\n", g_strerror(ENOTSUP));
-    return -ENOTSUP;
+    int result = block_breakpoint(s->node, BLOCK_BREAK_RESUME, NULL, argv[1]);
+    if (result < 0)
+        printf("Could not resume request: %s\n", g_strerror(-result));
+    else
+        printf("blkdebug: Resuming request '%s'\n", argv[1]);
+    return result;
 }
 
 static int io_wait_break(IoSession *s, int argc, char **argv)
 {
-    printf("Could not wait for breakpoint %s: %s\n", argv[1], g_strerror(ENOTSUP));
-    return -ENOTSUP;
+    int result = block_breakpoint(s->node, BLOCK_BREAK_WAIT, NULL, argv[1]);
+    if (result < 0)
+        printf("Could not wait for breakpoint %s: %s\n", argv[1], g_strerror(-result));
+    else
+        printf("blkdebug: Suspended request '%s'\n", argv[1]);
+    return result;
 }
 
 static int io_abort(IoSession *s, int argc, char **argv)
@@ -354,7 +366,6 @@ const IoCommand *io_command_find(const char *name)
 
 static int complain_count(const IoCommand *c, const char *name, int n)
 {
-    fflush(stdout);
     if (c->most == -1)
         fprintf(stderr, "bad argument count %d to %s, expected at least %d arguments\n", n, name,
                 c->least);
@@ -370,12 +381,10 @@ static int run_words(IoSession *s, int argc, char **argv)
 {
     const IoCommand *c = io_command_find(argv[0]);
     if (!c) {
-        fflush(stdout);
         fprintf(stderr, "command \"%s\" not found\n", argv[0]);
         return -EINVAL;
     }
     if (!s->node && !(c->flags & IO_NO_FILE)) {
-        fflush(stdout);
         fprintf(stderr, "no file open, try 'help open'\n");
         return -EINVAL;
     }
@@ -415,7 +424,6 @@ static void prompt(void)
 static int run_session(IoSession *s, GPtrArray *lines)
 {
     int last = 0;
-    setvbuf(stdout, NULL, _IOLBF, 0);
     for (guint i = 0; i < lines->len && !s->quit; i++) {
         int result = run_line(s, g_ptr_array_index(lines, i));
         last = result < 0 ? result : last;

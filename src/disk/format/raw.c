@@ -104,9 +104,10 @@ static int raw_status(BlockNode *node, uint64_t offset, uint64_t length, BlockEx
         if (result < 0)
             return result;
     }
-    /* The sector that the file ends in is one with what is before its end. */
-    if (same < length && node->file->ops->size(node->file, &size) == 0 && at + same >= size)
-        same = MIN(length, align_up(same, SECTOR));
+    /* With O_DIRECT, the unit that the file ends in is one with what is before its end. */
+    if (same < length && node->file->alignment > 1 &&
+        node->file->ops->size(node->file, &size) == 0 && at + same >= size)
+        same = MIN(length, align_up(same, node->file->alignment));
     *extent = (BlockExtent){.length = same,
                             .present = true,
                             .data = data,

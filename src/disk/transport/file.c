@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "disk/iov.h"
 #include "disk/lock.h"
+#include "disk/options.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -281,17 +282,29 @@ static unsigned find_alignment(int fd)
     return found;
 }
 
-static BlockFile *wrap_fd(int fd, const char *path, bool read_only, bool direct, GError **err)
+/* "host_device" or "host_cdrom" if that is what @options name; NULL: any file will do. */
+static const char *device_driver(const BlockOpen *options)
 {
+    const char *driver = options ? block_option_string(options->options, NULL, "driver") : NULL;
+    return driver && g_str_has_prefix(driver, "host_") ? driver : NULL;
+}
+
+/* @options: how the file was opened; NULL: it is new. */
+static BlockFile *wrap_fd(int fd, const char *path, const BlockOpen *options, GError **err)
+{
+    bool read_only = options && options->read_only, direct = options && options->direct;
     struct stat st;
     if (fstat(fd, &st) < 0) {
         lodge_fail_errno(err, errno, "%s: cannot look at the file", path);
         close(fd);
         return NULL;
     }
-    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-        lodge_fail(err, LODGE_ERROR_INVALID, "'file' driver requires '%s' to be a regular file",
-                   path);
+    const char *device = device_driver(options);
+    if (device ? !S_ISCHR(st.st_mode) && !S_ISBLK(st.st_mode)
+               : !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+        lodge_fail(err, LODGE_ERROR_INVALID, "'%s' driver requires '%s' to be %s",
+                   device ? device : "file", path,
+                   device ? "either a character or block device" : "a regular file");
         close(fd);
         return NULL;
     }
@@ -325,7 +338,7 @@ BlockFile *block_file_open(const BlockOpen *options, GError **err)
         return NULL;
     }
     g_autoptr(BlockFile) file =
-        wrap_fd(fd, options->path, options->read_only, options->direct, err);
+        wrap_fd(fd, options->path, options, err);
     if (!file)
         return NULL;
     unsigned used = BLOCK_LOCK_CONSISTENT_READ;
@@ -344,7 +357,7 @@ BlockFile *block_file_create(const char *path, uint64_t size, GError **err)
         lodge_fail_errno(err, errno, "Could not create '%s'", path);
         return NULL;
     }
-    g_autoptr(BlockFile) file = wrap_fd(fd, path, false, false, err);
+    g_autoptr(BlockFile) file = wrap_fd(fd, path, NULL, err);
     if (!file ||
         !block_lock(fd, path, BLOCK_LOCK_CONSISTENT_READ | BLOCK_LOCK_WRITE | BLOCK_LOCK_RESIZE,
                     BLOCK_LOCK_WRITE | BLOCK_LOCK_RESIZE, err))
@@ -363,6 +376,37 @@ BlockFile *block_file_create(const char *path, uint64_t size, GError **err)
         return NULL;
     }
     return g_steal_pointer(&file);
+}
+
+bool block_file_prepare(const char *path, const json_t *options, GError **err)
+{
+    uint64_t hint = 0;
+    bool no_cow = false;
+    if (!block_option_size(options, NULL, "extent_size_hint", &hint, err) ||
+        !block_option_bool(options, NULL, "nocow", &no_cow, err))
+        return false;
+    if (hint > UINT32_MAX)
+        return lodge_fail(err, LODGE_ERROR_LIMIT, "Extent size hint is too large");
+    if (!hint && !no_cow)
+        return true;
+    if (g_str_has_prefix(path, "file:"))
+        path += strlen("file:");
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
+    if (fd < 0)
+        return lodge_fail_errno(err, errno, "Could not create '%s'", path);
+    struct fsxattr attributes;
+    if (hint && ioctl(fd, FS_IOC_FSGETXATTR, &attributes) == 0) {
+        attributes.fsx_xflags |= FS_XFLAG_EXTSIZE;
+        attributes.fsx_extsize = (uint32_t)hint;
+        ioctl(fd, FS_IOC_FSSETXATTR, &attributes);
+    }
+    int flags;
+    if (no_cow && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
+        flags |= FS_NOCOW_FL;
+        ioctl(fd, FS_IOC_SETFLAGS, &flags);
+    }
+    close(fd);
+    return true;
 }
 
 void block_file_close(BlockFile *file)

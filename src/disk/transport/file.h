@@ -28,6 +28,10 @@ typedef struct BlockFileOps {
                   uint64_t *same);
     /* Bytes of host storage in use. May be NULL. */
     int (*allocated)(BlockFile *file, uint64_t *bytes);
+    /* blkdebug only, else NULL: something happens above ("read_aio"); who calls it may be held up. */
+    void (*event)(BlockFile *file, const char *event);
+    /* Breakpoints on events; -ENOENT: there is none of that tag. */
+    int (*breakpoint)(BlockFile *file, BlockBreak what, const char *event, const char *tag);
     void (*close)(BlockFile *file);
 } BlockFileOps;
 
@@ -47,6 +51,11 @@ struct BlockFile {
 BlockFile *block_file_open(const BlockOpen *options, GError **err);
 /* A new file of @size bytes, which must not be in use; truncates an existing one. */
 BlockFile *block_file_create(const char *path, uint64_t size, GError **err);
+/*
+ * Makes the host file @path, if "nocow" or "extent_size_hint" of @options ask for what a file must
+ * get before its first byte; a file system that has no such thing goes without, as with QEMU.
+ */
+bool block_file_prepare(const char *path, const json_t *options, GError **err);
 void block_file_close(BlockFile *file); /* NULL is accepted */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BlockFile, block_file_close)
 

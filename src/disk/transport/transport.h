@@ -17,7 +17,8 @@ typedef struct BlockTransport {
     BlockFile *(*create)(const char *path, uint64_t size, GError **err);
 } BlockTransport;
 
-extern const BlockTransport block_transport_null_co, block_transport_null_aio;
+extern const BlockTransport block_transport_null_co, block_transport_null_aio,
+    block_transport_blkdebug;
 
 extern const BlockTransport *const block_transports[]; /* ends with NULL */
 const BlockTransport *block_transport_find(const char *name);

@@ -2,6 +2,7 @@
 #include "disk/transport/transport.h"
 
 #include "base/error.h"
+#include "disk/json-text.h"
 #include "disk/node.h"
 #include "disk/transport/remote.h"
 
@@ -49,6 +50,14 @@ static const BlockTransport host_transport = {
     .create = block_file_create,
 };
 
+static const BlockTransport host_cdrom_transport = {
+    .name = "host_cdrom",
+    .options = host_options,
+    .parse = host_parse,
+    .open = host_open,
+    .create = block_file_create,
+};
+
 static const BlockTransport host_device_transport = {
     .name = "host_device",
     .options = host_options,
@@ -61,6 +70,7 @@ static const BlockTransport host_device_transport = {
 const BlockTransport *const block_transports[] = {
     &host_transport,
     &host_device_transport,
+    &host_cdrom_transport,
     &block_transport_http,
     &block_transport_https,
     &block_transport_ftp,
@@ -69,6 +79,7 @@ const BlockTransport *const block_transports[] = {
     &block_transport_nfs,
     &block_transport_rbd,
     &block_transport_ssh,
+    &block_transport_blkdebug,
     &block_transport_null_co,
     &block_transport_null_aio,
     NULL,
@@ -121,47 +132,78 @@ static BlockFile *open_by(const BlockTransport *t, const BlockOpen *how, const j
     return t->open(how, options, err);
 }
 
+/* A tree in the place of a name. */
+static BlockFile *open_json(const BlockOpen *how, GError **err)
+{
+    g_autofree char *problem = NULL;
+    json_auto_t *flat = json_text_parse(how->path + strlen("json:"), &problem);
+    if (!json_is_object(flat)) {
+        lodge_fail(err, LODGE_ERROR_INVALID, "Could not parse the JSON options: %s",
+                   flat ? "not an object" : problem);
+        return NULL;
+    }
+    json_auto_t *tree = block_options_nest(flat, err);
+    BlockOpen below = *how;
+    below.path = NULL;
+    return tree ? block_transport_open(&below, tree, err) : NULL;
+}
+
+static BlockFile *open_path(const BlockOpen *how, GError **err)
+{
+    if (how->opener) /* the caller hands out descriptors: nothing but files by their names */
+        return block_file_open(how, err);
+    if (g_str_has_prefix(how->path, "json:"))
+        return open_json(how, err);
+    const BlockTransport *t = transport_of(how->path, err);
+    json_auto_t *parsed = json_object();
+    return t && t->parse(how->path, parsed, err) ? open_by(t, how, parsed, err) : NULL;
+}
+
+/* @options of @t, and what @name says that they do not. A new reference. */
+static json_t *with_name(const BlockTransport *t, const json_t *options, const char *name,
+                         GError **err)
+{
+    json_auto_t *parsed = json_object();
+    if (!t->parse(name, parsed, err))
+        return NULL;
+    bool named = block_option_given(parsed, "filename");
+    json_object_update(parsed, (json_t *)options);
+    if (!named)
+        json_object_del(parsed, "filename");
+    return json_incref(parsed);
+}
+
 BlockFile *block_transport_open(const BlockOpen *how, const json_t *options, GError **err)
 {
-    json_auto_t *parsed = NULL;
-    if (!options) {
-        if (how->opener) /* the caller hands out descriptors: nothing but files by their names */
-            return block_file_open(how, err);
-        const BlockTransport *t = transport_of(how->path, err);
-        parsed = json_object();
-        if (!t || !t->parse(how->path, parsed, err))
-            return NULL;
-        return open_by(t, how, parsed, err);
-    }
+    if (!options)
+        return open_path(how, err);
     const char *driver = block_option_string(options, NULL, "driver");
     const char *filename = block_option_string(options, NULL, "filename");
+    const char *name = filename ? filename : how->path;
     BlockOpen below = *how;
     bool read_only = how->read_only;
     if (!block_option_bool(options, NULL, "read-only", &read_only, err))
         return NULL;
     below.read_only = read_only;
+    below.options = options;
     if (driver && block_format_find(driver)) {
-        below.path = NULL;
+        if (filename || block_option_given(options, "file"))
+            below.path = NULL;
         below.format = NULL;
-        below.options = options;
         BlockNode *node = block_open(&below, err);
         return node ? block_node_file(node, err) : NULL;
     }
-    below.options = options;
-    const BlockTransport *t = driver     ? block_transport_find(driver)
-                              : filename ? transport_of(filename, err)
-                                         : block_transports[0];
+    const BlockTransport *t = driver ? block_transport_find(driver)
+                              : name ? transport_of(name, err)
+                                     : block_transports[0];
     if (!t && driver)
         lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Unknown driver '%s'", driver);
     if (!t)
         return NULL;
-    if (!driver && filename && t != block_transports[0]) { /* a URI */
-        parsed = json_object();
-        if (!t->parse(filename, parsed, err))
-            return NULL;
-        options = parsed;
-    }
-    return open_by(t, &below, options, err);
+    json_auto_t *merged = name && t->parse && (!filename || t != block_transports[0])
+                              ? with_name(t, options, name, err)
+                              : json_incref((json_t *)options);
+    return merged ? open_by(t, &below, merged, err) : NULL;
 }
 
 BlockFile *block_transport_create(const char *path, uint64_t size, const BlockObjects *objects,

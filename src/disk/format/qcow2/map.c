@@ -89,6 +89,7 @@ int qcow2_map(Qcow2 *q, uint64_t offset, uint64_t length, bool wait, Qcow2Map *m
             page = qcow2_cache_peek(&q->l2, table + l2_index * 8);
             return page ? map_in_page(q, page, offset, length, map) : -EAGAIN;
         }
+        block_event(q->node, "l2_load");
         int result = qcow2_cache_get(q, &q->l2, table + l2_index * 8, &page);
         if (result < 0)
             return result;
