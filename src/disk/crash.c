@@ -136,11 +136,16 @@ static bool acceptable_failed(const CrashRun *run, uint64_t s, uint8_t value)
 
 #define NO_CUT G_MAXUINT
 
+static void report(void *opaque, const char *text)
+{
+    g_test_message("%s: %s", ((CrashRun *)opaque)->name, text);
+}
+
 static void verify(CrashRun *run, GByteArray *bytes, guint cut)
 {
     g_autoptr(GError) error = NULL;
     BlockNode *node = open_bytes(run, memory_file_new(bytes, CRASH_FILE_LIMIT, NULL), true);
-    BlockCheck check = {.repair = BLOCK_REPAIR_NONE};
+    BlockCheck check = {.repair = BLOCK_REPAIR_NONE, .message = report, .opaque = run};
     if (block_can_check(node)) {
         g_assert_true(block_check(node, &check, &error));
         g_assert_cmpuint(check.corruptions, ==, 0);

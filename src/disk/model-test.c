@@ -30,6 +30,10 @@ static const Shape shapes[] = {
     {"qcow2-v2", "qcow2", MIB(8) + 1024, "cluster_size=65536,compat=0.10", true, false, 500},
     {"qcow2-2m", "qcow2", MIB(24), "cluster_size=2M", true, false, 60},
     {"qcow2-zstd", "qcow2", MIB(5), "cluster_size=65536,compression_type=zstd", true, false, 300},
+    {"qcow2-extended", "qcow2", MIB(9) + 512, "extended_l2=on", true, false, 600},
+    {"qcow2-extended-16k", "qcow2", MIB(5), "extended_l2=on,cluster_size=16k,compression_type=zstd", true, false, 600},
+    {"qcow2-extended-2m", "qcow2", MIB(24), "extended_l2=on,cluster_size=2M", false, false, 100},
+    {"qcow2-extended-metadata", "qcow2", MIB(6), "extended_l2=on,preallocation=metadata", true, false, 300},
     {"qcow2-metadata", "qcow2", MIB(16), "cluster_size=65536,preallocation=metadata", false, false, 300},
 };
 

@@ -26,6 +26,8 @@ static const Shape shapes[] = {
     {"4k-backed", "cluster_size=4096,refcount_bits=1", MIB(1), true, false},
     {"v2", "cluster_size=4096,compat=0.10", MIB(1), true, false},
     {"lazy", "cluster_size=4096,lazy_refcounts=on", MIB(1), false, false},
+    {"extended", "extended_l2=on,cluster_size=16k", MIB(2), true, false},
+    {"extended-snapshot", "extended_l2=on", MIB(2), false, true},
     {"snapshot", "cluster_size=4k", MIB(1), false, true},
     {"snapshot-512", "cluster_size=512", KIB(256), false, true},
 };

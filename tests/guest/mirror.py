@@ -17,6 +17,9 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("BUILD", ROOT / "build"))
 LIMIT_S = 280
+# What Intel's processors leave behind when these fault is not what AMD's do, nor the software CPU (tests/cpu/diff.c).
+VENDORS_DIFFER = ("matrix repe cmpsb", "matrix repne scasq", "matrix maskmovdqu")
+INTEL = "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text()
 SOURCES = [ROOT / "tests/guest" / f"mirror{part}.c" for part in ("", "-machine", "-matrix", "-fuzz", "-space", "-share")]
 
 
@@ -80,7 +83,7 @@ def judge(guest, native, most, tuning):
     here, there = results(guest), results(native)
     yield f"it computed something ({len(here)} lines)", len(here) == len(there)
     for a, b in zip(here, there):
-        if a != b:
+        if a != b and not (INTEL and any(word in a for word in VENDORS_DIFFER)):
             yield f"{a}: this host's processor says {b}", False
     off = "interpreter" in tuning or "mirror=off" in tuning
     yield f"{most} pieces of address space: few without mirrors, many with them, not too many", \

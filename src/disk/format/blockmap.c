@@ -6,7 +6,6 @@
 
 #include <errno.h>
 
-#define PIECE_ENTRIES 128u /* entries of the table that are written at once: a sector */
 #define LOAD_BYTES    65536u
 
 bool blockmap_init(BlockMap *m, BlockNode *node, const BlockMapOps *ops, GError **err)
@@ -19,24 +18,32 @@ bool blockmap_init(BlockMap *m, BlockNode *node, const BlockMapOps *ops, GError 
     return result == 0 || lodge_fail_errno(err, -result, "%s: cannot find its size", node->path);
 }
 
-bool blockmap_load(BlockMap *m, GError **err)
+bool blockmap_allocate(BlockMap *m, GError **err)
 {
     const char *path = m->node->path;
-    uint64_t bytes = m->blocks * 4;
     if (m->blocks > BLOCKMAP_TABLE_MAX / 4)
         return lodge_fail(err, LODGE_ERROR_LIMIT,
                           "%s: a block table of %" G_GUINT64_FORMAT " entries; at most %u are "
                           "supported",
                           path, m->blocks, (unsigned)(BLOCKMAP_TABLE_MAX / 4));
-    if (!range_within(m->table_offset, bytes, m->limit))
+    m->table = g_try_new(uint32_t, m->blocks + 1);
+    m->dirty = g_try_malloc0(m->blocks / BLOCKMAP_PIECE + 1);
+    if (!m->table || !m->dirty)
+        return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: no memory for its block table", path);
+    return true;
+}
+
+bool blockmap_load(BlockMap *m, GError **err)
+{
+    const char *path = m->node->path;
+    uint64_t bytes = m->blocks * 4;
+    if (m->blocks <= BLOCKMAP_TABLE_MAX / 4 && !range_within(m->table_offset, bytes, m->limit))
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "%s: the block table (%" G_GUINT64_FORMAT " entries at 0x%"
                           G_GINT64_MODIFIER "x) is not within the file",
                           path, m->blocks, m->table_offset);
-    m->table = g_try_new(uint32_t, m->blocks + 1);
-    m->dirty = g_try_malloc0(m->blocks / PIECE_ENTRIES + 1);
-    if (!m->table || !m->dirty)
-        return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: no memory for its block table", path);
+    if (!blockmap_allocate(m, err))
+        return false;
     for (uint64_t done = 0; done < bytes; done += LOAD_BYTES) {
         int result = block_file_read(m->node->file, m->table_offset + done,
                                      (uint8_t *)m->table + done, MIN(LOAD_BYTES, bytes - done));
@@ -78,8 +85,8 @@ typedef struct Run {
 /* `lock` is held; looks at no more blocks than the answer needs. */
 static int look_up(const BlockMap *m, uint64_t offset, uint64_t length, Run *run)
 {
-    uint64_t block = 1ull << m->block_bits, within = offset & (block - 1);
-    uint64_t index = offset >> m->block_bits, last = (offset + length - 1) >> m->block_bits;
+    uint64_t block = m->block, within = offset % block;
+    uint64_t index = offset / block, last = (offset + length - 1) / block;
     uint32_t entry = m->table[index];
     *run = (Run){.there = entry < m->none_from, .prepared = !unprepared(m, index)};
     uint64_t start = blockmap_offset(m, entry);
@@ -95,7 +102,7 @@ static int look_up(const BlockMap *m, uint64_t offset, uint64_t length, Run *run
             break;
     }
     run->host = start + within;
-    run->length = MIN(length, ((next - index) << m->block_bits) - within);
+    run->length = MIN(length, (next - index) * block - within);
     return 0;
 }
 
@@ -129,7 +136,7 @@ static void publish(BlockMap *m, uint64_t index, uint32_t entry)
 {
     g_mutex_lock(&m->lock);
     m->table[index] = entry;
-    m->dirty[index / PIECE_ENTRIES] = 1;
+    m->dirty[index / BLOCKMAP_PIECE] = 1;
     m->uncommitted = true;
     g_mutex_unlock(&m->lock);
 }
@@ -141,7 +148,7 @@ static int take_block(BlockMap *m, uint32_t *entry)
         return m->ops->reserve(m, entry);
     BlockFile *file = m->node->file;
     *entry = m->spare;
-    int result = file->ops->zero(file, blockmap_offset(m, m->spare), 1ull << m->block_bits, true);
+    int result = file->ops->zero(file, blockmap_offset(m, m->spare), m->block, true);
     m->has_spare = result < 0;
     return result;
 }
@@ -150,7 +157,7 @@ static int take_block(BlockMap *m, uint32_t *entry)
 static int write_new(BlockMap *m, uint64_t offset, const struct iovec *iov, int n, uint64_t skip,
                      uint64_t length)
 {
-    uint64_t index = offset >> m->block_bits, within = offset & ((1ull << m->block_bits) - 1);
+    uint64_t index = offset / m->block, within = offset % m->block;
     uint32_t entry;
     Run run;
     g_mutex_lock(&m->change);
@@ -184,14 +191,14 @@ static int write_new(BlockMap *m, uint64_t offset, const struct iovec *iov, int 
 
 int blockmap_writev(BlockMap *m, uint64_t offset, const struct iovec *iov, int n)
 {
-    uint64_t total = block_iov_length(iov, n), block = 1ull << m->block_bits;
+    uint64_t total = block_iov_length(iov, n), block = m->block;
     for (uint64_t done = 0; done < total;) {
         Run run;
         int result = find(m, offset + done, total - done, &run);
         if (result == 0 && run.there && run.prepared) {
             result = block_file_writev(m->node->file, run.host, iov, n, done, run.length);
         } else if (result == 0) {
-            uint64_t room = block - ((offset + done) & (block - 1));
+            uint64_t room = block - (offset + done) % block;
             run.length = MIN(room, total - done);
             result = write_new(m, offset + done, iov, n, done, run.length);
         }
@@ -236,12 +243,17 @@ int blockmap_discard(BlockMap *m, uint64_t offset, uint64_t length)
 
 static int write_piece(BlockMap *m, uint64_t piece)
 {
-    uint8_t bytes[PIECE_ENTRIES * 4];
-    uint64_t first = piece * PIECE_ENTRIES;
-    uint64_t count = MIN(PIECE_ENTRIES, m->blocks - first);
+    uint8_t bytes[BLOCKMAP_PIECE * 4];
+    uint64_t first = piece * BLOCKMAP_PIECE;
+    uint64_t count = MIN(BLOCKMAP_PIECE, m->blocks - first);
     for (uint64_t i = 0; i < count; i++)
         m->ops->encode(bytes + i * 4, m->table[first + i]);
     return block_file_write(m->node->file, m->table_offset + first * 4, bytes, count * 4);
+}
+
+uint64_t blockmap_pieces(const BlockMap *m)
+{
+    return (m->blocks + BLOCKMAP_PIECE - 1) / BLOCKMAP_PIECE;
 }
 
 /* `change` is held: nobody adds entries. */
@@ -250,7 +262,9 @@ static int commit(BlockMap *m)
     int result = block_node_sync(m->node); /* the data, before what refers to it */
     if (result == 0 && m->ops->before_commit)
         result = m->ops->before_commit(m);
-    for (uint64_t i = 0; result == 0 && i * PIECE_ENTRIES < m->blocks; i++) {
+    if (result == 0 && m->ops->write_table)
+        result = m->ops->write_table(m);
+    for (uint64_t i = 0; result == 0 && i < blockmap_pieces(m); i++) {
         if (!m->dirty[i])
             continue;
         result = write_piece(m, i);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The data path that formats with one flat table of blocks share (vdi, vpc): a table of 32-bit
+ * The data path that formats with one flat table of blocks share (vdi, vpc, vhdx, parallels): a table of 32-bit
  * entries, each either "no block here" or where in the file the block is.
  *
  * Locks, in this order: `change` is held, across I/O, by whoever gives the disk a new block or
@@ -16,6 +16,7 @@
 #include "disk/node.h"
 
 #define BLOCKMAP_TABLE_MAX MIB(64) /* bytes of a table, which is held in memory */
+#define BLOCKMAP_PIECE     128u    /* entries that are written at once: a sector of them */
 
 typedef struct BlockMap BlockMap;
 
@@ -26,6 +27,12 @@ typedef struct BlockMapOps {
     int (*prepare)(BlockMap *m, uint64_t index);
     /* Before entries are written: what must be in the file first. May be NULL. `change` is held. */
     int (*before_commit)(BlockMap *m);
+    /*
+     * Writes the pieces that are dirty and marks them clean, where the table is not plainly an
+     * array of 32-bit entries (decode and encode are then not needed). The data is in the file
+     * for certain; what is written need not be yet. May be NULL. `change` is held.
+     */
+    int (*write_table)(BlockMap *m);
     uint32_t (*decode)(const void *p);
     void (*encode)(void *p, uint32_t entry);
 } BlockMapOps;
@@ -33,7 +40,7 @@ typedef struct BlockMapOps {
 struct BlockMap {
     BlockNode *node;
     const BlockMapOps *ops;
-    unsigned block_bits;
+    uint64_t block;        /* bytes of a block */
     uint64_t blocks;       /* entries of the table */
     uint64_t table_offset; /* in the file */
     uint64_t base, unit;   /* block of entry e: base + e * unit */
@@ -50,10 +57,13 @@ struct BlockMap {
 };
 
 bool blockmap_init(BlockMap *m, BlockNode *node, const BlockMapOps *ops, GError **err);
-/* Reads the table: block_bits, blocks, table_offset, base, unit, none_from are set. */
+/* Reads the table: block, blocks, table_offset, base, unit, none_from are set. */
 bool blockmap_load(BlockMap *m, GError **err);
+/* Only makes room for it, for a format that reads it in its own way. */
+bool blockmap_allocate(BlockMap *m, GError **err);
 void blockmap_clear(BlockMap *m); /* also after a failed init or load */
 
+uint64_t blockmap_pieces(const BlockMap *m); /* of `dirty` */
 uint64_t blockmap_offset(const BlockMap *m, uint32_t entry);
 
 int blockmap_readv(BlockMap *m, uint64_t offset, const struct iovec *iov, int n);

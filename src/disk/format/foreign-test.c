@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* vdi and vpc: headers that lie are refused by name; what is flushed survives; order of writes. */
+/* vdi, vpc, vhdx: headers that lie are refused by name; what is flushed survives; order of writes. */
 #include "base/bytes.h"
 #include "base/error.h"
 #include "disk/format/formats.h"
@@ -7,6 +7,7 @@
 #include "disk/memory-file.h"
 
 #include <errno.h>
+#include <glib/gstdio.h>
 #include <string.h>
 
 static GByteArray *new_image(const char *format, const char *subformat, bool is_static, uint64_t size)
@@ -16,8 +17,12 @@ static GByteArray *new_image(const char *format, const char *subformat, bool is_
     json_auto_t *named = json_object();
     if (subformat)
         json_object_set_new(named, "subformat", json_string(subformat));
-    json_object_set_new(named, strcmp(format, "vdi") ? "force_size" : "static",
-                        json_boolean(strcmp(format, "vdi") || is_static));
+    if (!strcmp(format, "vdi"))
+        json_object_set_new(named, "static", json_boolean(is_static));
+    else if (!strcmp(format, "vpc"))
+        json_object_set_new(named, "force_size", json_true());
+    else
+        json_object_set_new(named, "block_size", json_string("1M"));
     BlockCreate create = {.path = "m", .format = format, .size = size, .options = named};
     const BlockFormat *f = block_format_find(format);
     g_autoptr(BlockFile) file = &memory_file_new(bytes, MIB(64), NULL)->file;
@@ -242,12 +247,84 @@ static void test_killed(gconstpointer format)
     memory_log_free(log);
 }
 
+static char *write_file(const char *folder, const char *name, const GByteArray *bytes)
+{
+    g_autoptr(GError) error = NULL;
+    char *path = g_build_filename(folder, name, NULL);
+    g_assert_true(g_file_set_contents(path, (const char *)bytes->data, bytes->len, &error));
+    return path;
+}
+
+static void filled(GByteArray *bytes, uint64_t offset, uint64_t length, uint8_t value)
+{
+    g_autoptr(BlockNode) node = open_image("vpc", bytes, NULL);
+    g_assert_cmpint(fill(node, offset, length, value), ==, 0);
+}
+
+/* Turns a dynamic image into a child of @parent, whose second block has sectors 8 to 15 as its own. */
+static void make_child(GByteArray *bytes, const GByteArray *parent, const char *name)
+{
+    uint8_t *header = bytes->data + 512, *footer = bytes->data + bytes->len - 512;
+    uint64_t table = be64_get(header + VPC_DYNAMIC_TABLE);
+    uint8_t *bits = bytes->data + be32_get(bytes->data + table + 4) * 512ull;
+    be32_put(bytes->data + VPC_TYPE, VPC_DIFFERENCING);
+    be32_put(footer + VPC_TYPE, VPC_DIFFERENCING);
+    memcpy(header + VPC_DYNAMIC_PARENT_UUID, parent->data + VPC_UUID, 16);
+    for (size_t i = 0; name[i]; i++)
+        be16_put(header + VPC_DYNAMIC_PARENT_NAME + i * 2, (uint8_t)name[i]);
+    memset(bits, 0, 512);
+    bits[1] = 0xff;
+    vpc_seal(bytes);
+}
+
+static void test_vpc_differencing(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GByteArray) parent = new_image("vpc", NULL, false, MIB(8));
+    g_autoptr(GByteArray) child = new_image("vpc", NULL, false, MIB(8));
+    g_autofree char *folder = g_dir_make_tmp("lodge-vpc-XXXXXX", NULL);
+    filled(parent, MIB(2), MIB(2), 1);
+    filled(parent, MIB(6), 512, 3);
+    filled(child, MIB(2), MIB(2), 2);
+    make_child(child, parent, "base.vhd");
+    g_autofree char *base = write_file(folder, "base.vhd", parent);
+    g_autofree char *path = write_file(folder, "child.vhd", child);
+    BlockOpen options = {.path = path, .format = "vpc", .read_only = true};
+    g_autoptr(BlockNode) node = block_open(&options, &error);
+    g_assert_no_error(error);
+    assert_filled(node, 0, MIB(2), 0);
+    assert_filled(node, MIB(2), 4096, 1);
+    assert_filled(node, MIB(2) + 4096, 4096, 2);
+    assert_filled(node, MIB(2) + 8192, MIB(2) - 8192, 1);
+    assert_filled(node, MIB(6), 512, 3);
+    BlockExtent extent;
+    g_assert_cmpint(block_status(node, MIB(2), MIB(2), &extent), ==, 0);
+    g_assert_false(extent.present);
+    g_assert_cmpuint(extent.length, ==, 4096);
+    g_assert_cmpint(block_status(node, MIB(2) + 4096, MIB(2) - 4096, &extent), ==, 0);
+    g_assert_true(extent.present && extent.data && extent.length == 4096);
+    g_clear_pointer(&node, block_unref);
+    options.read_only = false;
+    g_assert_null(block_open(&options, &error));
+    g_assert_nonnull(strstr(error->message, "can only be read"));
+    g_clear_error(&error);
+    /* Another image under the parent's name. */
+    options.read_only = true;
+    g_autoptr(GByteArray) other = new_image("vpc", NULL, false, MIB(8));
+    g_free(write_file(folder, "base.vhd", other));
+    g_assert_null(block_open(&options, &error));
+    g_assert_nonnull(strstr(error->message, "is not the parent"));
+    g_remove(base);
+    g_remove(path);
+    g_rmdir(folder);
+}
+
 /* A full disk: an error, and the image goes on once there is room. */
 static void test_full(gconstpointer format)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(GByteArray) bytes = new_image(format, NULL, false, MIB(12));
-    BlockNode *node = try_open(format, bytes, MIB(5), NULL, false, &error);
+    BlockNode *node = try_open(format, bytes, align_down(bytes->len, MIB(1)) + MIB(5), NULL, false, &error);
     g_assert_no_error(error);
     int result = 0;
     uint64_t done = 0;
@@ -304,13 +381,18 @@ int main(int argc, char **argv)
     g_test_add_func("/disk/vdi/entries", test_vdi_entries);
     g_test_add_func("/disk/vpc/headers", test_vpc_headers);
     g_test_add_func("/disk/vpc/forged", test_vpc_forged);
+    g_test_add_func("/disk/vpc/differencing", test_vpc_differencing);
     g_test_add_data_func("/disk/vdi/killed", "vdi", test_killed);
     g_test_add_data_func("/disk/vpc/killed", "vpc", test_killed);
+    g_test_add_data_func("/disk/vhdx/killed", "vhdx", test_killed);
     g_test_add_data_func("/disk/vdi/full", "vdi", test_full);
     g_test_add_data_func("/disk/vpc/full", "vpc", test_full);
+    g_test_add_data_func("/disk/vhdx/full", "vhdx", test_full);
     g_test_add_data_func("/disk/vdi/failing", "vdi", test_failing);
     g_test_add_data_func("/disk/vpc/failing", "vpc", test_failing);
+    g_test_add_data_func("/disk/vhdx/failing", "vhdx", test_failing);
     g_test_add_data_func("/disk/vdi/resize", "vdi", test_resize);
     g_test_add_data_func("/disk/vpc/resize", "vpc", test_resize);
+    g_test_add_data_func("/disk/vhdx/resize", "vhdx", test_resize);
     return g_test_run();
 }

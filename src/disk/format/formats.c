@@ -5,11 +5,13 @@
 
 /* One row a format; raw, which anything can be, comes last. */
 const BlockFormat *const block_formats[] = {
+    &block_format_qcow1,
     &block_format_qcow2,
     &block_format_luks,
     &block_format_vdi,
     &block_format_vmdk,
     &block_format_vpc,
+    &block_format_vhdx,
     &block_format_raw,
     NULL,
 };

@@ -5,8 +5,10 @@
 #include "disk/node.h"
 
 extern const BlockFormat block_format_luks;
+extern const BlockFormat block_format_qcow1;
 extern const BlockFormat block_format_qcow2;
 extern const BlockFormat block_format_raw;
 extern const BlockFormat block_format_vdi;
+extern const BlockFormat block_format_vhdx;
 extern const BlockFormat block_format_vmdk;
 extern const BlockFormat block_format_vpc;

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "disk/crash.h"
 #include "disk/format/formats.h"
+#include "disk/objects.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -23,8 +24,15 @@ static const Shape shapes[] = {
     {"vmdk-zero", "vmdk", "zeroed_grain=on", MIB(2), false},
     {"vmdk-backed", "vmdk", "", MIB(2), true},
     {"vmdk-backed-zero", "vmdk", "zeroed_grain=on", MIB(2), true},
+    {"qcow", "qcow", "", MIB(4), false},
+    {"qcow-odd", "qcow", "", MIB(1) + 5 * SECTOR, false},
+    {"qcow-backed", "qcow", "", MIB(2), true},
+    {"qcow-aes", "qcow", "encrypt.format=aes,encrypt.key-secret=s", MIB(1), false},
+    {"qcow-aes-backed", "qcow", "encrypt.format=aes,encrypt.key-secret=s", MIB(1), true},
     {"vmdk-stream", "vmdk", "subformat=streamOptimized", MIB(1), false},
 };
+
+static BlockObjects *objects; /* the secret */
 
 typedef struct Run {
     CrashRun crash;
@@ -36,8 +44,11 @@ static BlockNode *open_image(void *opaque, BlockFile *file, bool read_only, GErr
 {
     const Run *run = opaque;
     g_autofree char *path = g_build_filename(run->folder, "memory", NULL);
+    json_auto_t *named = NULL;
+    if (strstr(run->shape->options, "encrypt"))
+        named = json_pack("{s:{s:s}}", "encrypt", "key-secret", "s");
     BlockOpen options = {.path = path, .format = run->shape->format, .read_only = read_only,
-                         .discard_unmap = true};
+                         .discard_unmap = true, .options = named, .objects = objects};
     return block_open_file(file, &options, err);
 }
 
@@ -84,7 +95,7 @@ static void make(Run *run, const Shape *shape)
     g_assert_true(block_options_parse(shape->options, NULL, NULL, named, &error));
     g_autofree char *path = g_build_filename(run->folder, "memory", NULL);
     BlockCreate create = {.path = path, .format = shape->format, .size = shape->size,
-                          .options = named, .backing = run->base,
+                          .options = named, .objects = objects, .backing = run->base,
                           .backing_format = run->base ? shape->format : NULL};
     const BlockFormat *format = block_format_find(shape->format);
     g_autoptr(BlockFile) file = &memory_file_new(run->crash.live, CRASH_FILE_LIMIT, NULL)->file;
@@ -199,7 +210,10 @@ static void test_threads(gconstpointer data)
 
 int main(int argc, char **argv)
 {
+    g_autoptr(GError) error = NULL;
     g_test_init(&argc, &argv, NULL);
+    objects = block_objects_new();
+    g_assert_true(block_objects_add(objects, "secret,id=s,data=correct horse battery", &error));
     static const struct {
         const char *name;
         GTestDataFunc run;
@@ -212,5 +226,7 @@ int main(int argc, char **argv)
             g_test_add_data_func(name, &shapes[i], tests[k].run);
         }
     }
-    return g_test_run();
+    int result = g_test_run();
+    block_objects_free(objects);
+    return result;
 }

@@ -158,7 +158,7 @@ static bool scan_table(const Vdi *v, BlockCheck *check, Scan *scan, GError **err
 {
     const BlockMap *m = &v->map;
     *scan = (Scan){0};
-    uint64_t bits = m->limit > m->base ? ((m->limit - m->base) >> m->block_bits) + 1 : 0;
+    uint64_t bits = m->limit > m->base ? (m->limit - m->base) / m->block + 1 : 0;
     bits = MIN(bits, (uint64_t)UINT32_MAX);
     g_autofree uint8_t *seen = check ? g_try_malloc0(bits / 8 + 1) : NULL;
     if (check && !seen)
@@ -179,11 +179,17 @@ static int write_allocated(Vdi *v)
     return result;
 }
 
-/* Blocks are handed out in the order of the file. Before the table, so that none is given twice. */
+/*
+ * Blocks are handed out in the order of the file. Durable before the table is written, so that
+ * other implementations, which go by the header, give none twice after a power cut.
+ */
 static int vdi_before_commit(BlockMap *m)
 {
     Vdi *v = m->node->state;
-    return v->allocated == v->next ? 0 : write_allocated(v);
+    if (v->allocated == v->next)
+        return 0;
+    int result = write_allocated(v);
+    return result == 0 ? block_node_sync(m->node) : result;
 }
 
 static int vdi_reserve(BlockMap *m, uint32_t *entry)
@@ -192,7 +198,7 @@ static int vdi_reserve(BlockMap *m, uint32_t *entry)
     BlockFile *file = m->node->file;
     if (v->next >= m->blocks)
         return -EIO; /* more blocks in use than the disk has: some are referred to twice */
-    uint64_t start = blockmap_offset(m, v->next), end = start + (1ull << m->block_bits);
+    uint64_t start = blockmap_offset(m, v->next), end = start + m->block;
     int result = 0;
     if (file->block_device) {
         if (end > m->limit)
@@ -246,11 +252,11 @@ static bool vdi_open(BlockNode *node, const BlockOpen *options, GError **err)
     node->size = align_up(le64_get(h + AT_DISK_SIZE), 512);
     v->is_static = le32_get(h + AT_TYPE) == TYPE_STATIC;
     v->allocated = le32_get(h + AT_ALLOCATED);
-    m->block_bits = (unsigned)__builtin_ctz(le32_get(h + AT_BLOCK_SIZE));
+    m->block = le32_get(h + AT_BLOCK_SIZE);
     m->blocks = le32_get(h + AT_BLOCKS);
     m->table_offset = le32_get(h + AT_TABLE);
     m->base = le32_get(h + AT_DATA);
-    m->unit = 1ull << m->block_bits;
+    m->unit = m->block;
     m->none_from = ENTRY_ZERO;
     if (!blockmap_init(m, node, &vdi_map_ops, err) || !blockmap_load(m, err) ||
         !scan_table(v, NULL, &scan, err))
@@ -406,7 +412,7 @@ static bool vdi_create(BlockFile *file, const BlockCreate *c, GError **err)
 static void vdi_info(BlockNode *node, BlockInfo *info)
 {
     const Vdi *v = node->state;
-    info->cluster_size = 1ull << v->map.block_bits;
+    info->cluster_size = v->map.block;
 }
 
 static bool vdi_check(BlockNode *node, BlockCheck *check, GError **err)

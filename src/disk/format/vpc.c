@@ -17,10 +17,12 @@
 
 typedef struct Vpc {
     BlockMap map;
-    bool fixed;
+    bool fixed, differencing;
     uint8_t footer[VPC_FOOTER_BYTES];
     uint64_t bitmap; /* bytes of the bitmap before each block */
     uint64_t end;    /* of the last structure: where the footer is, and the next block goes */
+    VpcDiff diff;    /* of a differencing image */
+    uint8_t parent_uuid[16];
 } Vpc;
 
 uint32_t vpc_checksum(const uint8_t *bytes, size_t length, size_t at)
@@ -82,24 +84,34 @@ static bool find_footer(BlockNode *node, Vpc *v, uint64_t file_size, GError **er
     return true;
 }
 
+typedef enum SizeBy { SIZE_BY_CREATOR, SIZE_BY_FIELD, SIZE_BY_CHS } SizeBy;
+
+static bool size_by(const json_t *options, SizeBy *by, GError **err)
+{
+    const char *text = block_option_string(options, NULL, "force_size_calc");
+    *by = !text ? SIZE_BY_CREATOR : !strcmp(text, "chs") ? SIZE_BY_CHS : SIZE_BY_FIELD;
+    return *by != SIZE_BY_FIELD || !strcmp(text, "current_size") ||
+           lodge_fail(err, LODGE_ERROR_INVALID, "Invalid size calculation mode: '%s'", text);
+}
+
 /*
- * Virtual PC goes by the geometry, others by the size. The creator tells them apart; a geometry
- * at its limit says nothing.
+ * In sectors. Virtual PC goes by the geometry, others by the size. The creator tells them apart; a
+ * geometry at its limit says nothing.
  */
-static uint64_t disk_size(const uint8_t *footer)
+static uint64_t disk_size(const uint8_t *footer, SizeBy by)
 {
     static const char by_size[][5] = {"win ", "qem2", "d2v ", "tap\0", "CTXS"};
     uint64_t size = be64_get(footer + VPC_CURRENT_SIZE) / VPC_SECTOR;
     uint64_t geometry = (uint64_t)be16_get(footer + VPC_CYLINDERS) * footer[VPC_HEADS] *
                         footer[VPC_SECTORS];
     for (size_t i = 0; i < G_N_ELEMENTS(by_size); i++) {
-        if (!memcmp(footer + VPC_CREATOR, by_size[i], 4))
-            return size;
+        if (by == SIZE_BY_CREATOR && !memcmp(footer + VPC_CREATOR, by_size[i], 4))
+            by = SIZE_BY_FIELD;
     }
-    return geometry >= VPC_CHS_MAX ? size : geometry;
+    return geometry >= VPC_CHS_MAX || by == SIZE_BY_FIELD ? size : geometry;
 }
 
-static bool check_footer(BlockNode *node, const Vpc *v, GError **err)
+static bool check_footer(BlockNode *node, const Vpc *v, uint64_t sectors, GError **err)
 {
     const char *path = node->path;
     uint32_t version = be32_get(v->footer + VPC_FILE_VERSION), type = be32_get(v->footer + VPC_TYPE);
@@ -107,14 +119,11 @@ static bool check_footer(BlockNode *node, const Vpc *v, GError **err)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
                           "%s: VHD version %u.%u is not supported; 1.0 is", path, version >> 16,
                           version & 0xffff);
-    if (type == VPC_DIFFERENCING)
+    if (type == VPC_DIFFERENCING && !node->read_only)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: VHD differencing images are not supported; fixed and dynamic ones "
-                          "are",
-                          path);
-    if (type != VPC_FIXED && type != VPC_DYNAMIC)
+                          "%s: VHD differencing images can only be read", path);
+    if (type != VPC_FIXED && type != VPC_DYNAMIC && type != VPC_DIFFERENCING)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "%s: VHD type %u is not known", path, type);
-    uint64_t sectors = disk_size(v->footer);
     if (sectors > VPC_SECTORS_MAX)
         return lodge_fail(err, LODGE_ERROR_LIMIT,
                           "%s: a disk of %" G_GUINT64_FORMAT " sectors; a VHD has at most %llu", path,
@@ -150,8 +159,8 @@ static bool read_dynamic_header(BlockNode *node, Vpc *v, GError **err)
                           "%s: a block size of %" G_GUINT64_FORMAT " is not supported; powers of "
                           "two from 4 KiB to 64 MiB are",
                           path, block);
-    m->block_bits = (unsigned)__builtin_ctzll(block);
-    m->blocks = (node->size + block - 1) >> m->block_bits;
+    m->block = block;
+    m->blocks = (node->size + block - 1) / block;
     if (be32_get(h + VPC_DYNAMIC_BLOCKS) < m->blocks)
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "%s: a block table of %u entries is too small for a disk of "
@@ -167,7 +176,11 @@ static bool read_dynamic_header(BlockNode *node, Vpc *v, GError **err)
     m->base = v->bitmap;
     m->unit = VPC_SECTOR;
     m->none_from = VPC_FREE;
-    return true;
+    if (!v->differencing)
+        return true;
+    memcpy(v->parent_uuid, h + VPC_DYNAMIC_PARENT_UUID, sizeof(v->parent_uuid));
+    vpc_diff_init(&v->diff, m, v->bitmap);
+    return vpc_diff_parent(node, h, v->end, err);
 }
 
 /*
@@ -177,7 +190,7 @@ static bool read_dynamic_header(BlockNode *node, Vpc *v, GError **err)
 static bool check_table(BlockNode *node, Vpc *v, GError **err)
 {
     BlockMap *m = &v->map;
-    uint64_t length = v->bitmap + (1ull << m->block_bits);
+    uint64_t length = v->bitmap + m->block;
     uint64_t table_end = m->table_offset + m->blocks * 4;
     uint64_t header = be64_get(v->footer + VPC_DATA_OFFSET);
     m->unprepared = g_try_malloc0(m->blocks / 8 + 1);
@@ -205,7 +218,7 @@ static int vpc_reserve(BlockMap *m, uint32_t *entry)
     Vpc *v = m->node->state;
     BlockFile *file = m->node->file;
     uint64_t start = align_up(v->end, VPC_SECTOR), data = start + v->bitmap;
-    uint64_t end = data + (1ull << m->block_bits);
+    uint64_t end = data + m->block;
     if (file->block_device || start / VPC_SECTOR >= VPC_FREE)
         return -ENOSPC; /* the footer of a dynamic image cannot move on a device */
     int result = block_file_write(file, end, v->footer, sizeof(v->footer));
@@ -261,16 +274,37 @@ static const BlockMapOps vpc_map_ops = {
 static bool vpc_open(BlockNode *node, const BlockOpen *options, GError **err)
 {
     Vpc *v = g_new0(Vpc, 1);
+    SizeBy by;
     node->state = v;
-    if (!blockmap_init(&v->map, node, &vpc_map_ops, err) ||
-        !find_footer(node, v, v->map.limit, err) || !check_footer(node, v, err))
+    if (!blockmap_init(&v->map, node, &vpc_map_ops, err) || !size_by(options->options, &by, err) ||
+        !find_footer(node, v, v->map.limit, err))
         return false;
-    node->size = disk_size(v->footer) * VPC_SECTOR;
+    uint64_t sectors = disk_size(v->footer, by);
+    if (!check_footer(node, v, sectors, err))
+        return false;
+    node->size = sectors * VPC_SECTOR;
     v->fixed = be32_get(v->footer + VPC_TYPE) == VPC_FIXED;
+    v->differencing = be32_get(v->footer + VPC_TYPE) == VPC_DIFFERENCING;
     if (v->fixed)
         return true;
     return read_dynamic_header(node, v, err) && blockmap_load(&v->map, err) &&
            check_table(node, v, err);
+}
+
+/* A parent that is another image, or was made anew, is not what the child was made against. */
+static bool vpc_activate(BlockNode *node, GError **err)
+{
+    const Vpc *v = node->state;
+    if (!v->differencing || !node->backing)
+        return true;
+    if (node->backing->format != &block_format_vpc)
+        return lodge_fail(err, LODGE_ERROR_INVALID, "%s: the parent of a VHD image is one as well",
+                          node->path);
+    const Vpc *parent = node->backing->state;
+    return !memcmp(parent->footer + VPC_UUID, v->parent_uuid, sizeof(v->parent_uuid)) ||
+           lodge_fail(err, LODGE_ERROR_INVALID,
+                      "%s: %s is not the parent of this image: its identifier is another one",
+                      node->path, node->backing->path);
 }
 
 static int vpc_flush(BlockNode *node)
@@ -286,6 +320,7 @@ static void vpc_close(BlockNode *node)
         return;
     if (!node->read_only && (v->fixed || v->map.unprepared))
         vpc_flush(node);
+    vpc_diff_clear(&v->diff);
     blockmap_clear(&v->map);
     g_free(v);
     node->state = NULL;
@@ -294,6 +329,8 @@ static void vpc_close(BlockNode *node)
 static int vpc_readv(BlockNode *node, uint64_t offset, const struct iovec *iov, int n)
 {
     Vpc *v = node->state;
+    if (v->differencing)
+        return vpc_diff_readv(&v->diff, offset, iov, n);
     return v->fixed ? node->file->ops->readv(node->file, offset, iov, n)
                     : blockmap_readv(&v->map, offset, iov, n);
 }
@@ -330,6 +367,8 @@ static int vpc_status(BlockNode *node, uint64_t offset, uint64_t length, BlockEx
     Vpc *v = node->state;
     bool data = true;
     uint64_t same = length;
+    if (v->differencing)
+        return vpc_diff_status(&v->diff, offset, length, extent);
     if (!v->fixed)
         return blockmap_status(&v->map, offset, length, extent);
     int result = 0;
@@ -345,6 +384,8 @@ static bool vpc_fast_begin(BlockNode *node, bool write, uint64_t offset, uint64_
 {
     Vpc *v = node->state;
     fast->file_offset = offset;
+    if (v->differencing)
+        return false;
     return v->fixed || blockmap_fast_begin(&v->map, write, offset, length, fast);
 }
 
@@ -356,13 +397,20 @@ static void vpc_info(BlockNode *node, BlockInfo *info)
 {
     const Vpc *v = node->state;
     if (!v->fixed)
-        info->cluster_size = 1ull << v->map.block_bits;
+        info->cluster_size = v->map.block;
 }
+
+static const BlockOption vpc_open_options[] = {
+    {"force_size_calc", BLOCK_OPTION_STRING, "where the size is from: chs, current_size", NULL},
+    {NULL, 0, NULL, NULL},
+};
 
 const BlockFormat block_format_vpc = {
     .name = "vpc",
     .probe = vpc_probe,
     .open = vpc_open,
+    .activate = vpc_activate,
+    .open_options = vpc_open_options,
     .close = vpc_close,
     .readv = vpc_readv,
     .writev = vpc_writev,

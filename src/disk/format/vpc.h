@@ -41,6 +41,9 @@ enum {
     VPC_DYNAMIC_BLOCKS = 28,
     VPC_DYNAMIC_BLOCK_SIZE = 32,
     VPC_DYNAMIC_CHECKSUM = 36,
+    VPC_DYNAMIC_PARENT_UUID = 40,
+    VPC_DYNAMIC_PARENT_NAME = 64,
+    VPC_DYNAMIC_LOCATORS = 576,
     VPC_DYNAMIC_BYTES = 1024,
 };
 
@@ -50,6 +53,28 @@ enum { VPC_FIXED = 2, VPC_DYNAMIC = 3, VPC_DIFFERENCING = 4 };
 uint32_t vpc_checksum(const uint8_t *bytes, size_t length, size_t at);
 /* Bytes of the bitmap before a block of @block bytes: a bit a sector, in whole sectors. */
 uint64_t vpc_bitmap_bytes(uint64_t block);
+
+/* vpc-diff.c: a differencing image, read-only. Bits before each block tell its sectors apart. */
+typedef struct VpcDiff {
+    BlockMap *map;
+    uint64_t bitmap; /* bytes before each block */
+    GMutex lock;
+    uint8_t *bits;   /* of the block that was looked at last */
+    uint64_t block;
+} VpcDiff;
+
+typedef struct VpcDiffRun {
+    bool own; /* else the parent's */
+    uint64_t host, length;
+} VpcDiffRun;
+
+/* Sets the node's backing file from the dynamic header and what it leads to before @end. */
+bool vpc_diff_parent(BlockNode *node, const uint8_t *header, uint64_t end, GError **err);
+void vpc_diff_init(VpcDiff *d, BlockMap *map, uint64_t bitmap);
+void vpc_diff_clear(VpcDiff *d); /* also if there was no init */
+int vpc_diff_find(VpcDiff *d, uint64_t offset, uint64_t length, VpcDiffRun *run);
+int vpc_diff_readv(VpcDiff *d, uint64_t offset, const struct iovec *iov, int n);
+int vpc_diff_status(VpcDiff *d, uint64_t offset, uint64_t length, BlockExtent *extent);
 
 /* vpc-create.c */
 extern const BlockOption vpc_create_options[];

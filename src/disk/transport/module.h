@@ -17,6 +17,8 @@ struct BlockModuleOpen {
     const BlockOption *table;
     const json_t *options;
     bool read_only, direct;
+    bool create; /* a new file of @size bytes; modules whose row has no create do not see it */
+    uint64_t size;
     /*
      * The text of the secret whose id option @name gives: *text, to be wiped and freed, or NULL
      * when the option is not given.
@@ -26,6 +28,7 @@ struct BlockModuleOpen {
 };
 
 typedef struct BlockModule {
-    const char *version; /* LODGE_VERSION of its build: another one is refused */
+    const char *version; /* LODGE_VERSION of its build: another one is refused, and another ... */
+    size_t open_size;    /* ... sizeof(BlockModuleOpen), which changes within a version, too */
     BlockFile *(*open)(const BlockModuleOpen *how, GError **err);
 } BlockModule;

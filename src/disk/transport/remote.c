@@ -47,10 +47,12 @@ static const BlockModule *load(const char *name, const char *package, GError **e
         return NULL;
     }
     const BlockModule *module = dlsym(handle, BLOCK_MODULE_SYMBOL);
-    if (module && !strcmp(module->version, LODGE_VERSION))
+    if (module && !strcmp(module->version, LODGE_VERSION) &&
+        module->open_size == sizeof(BlockModuleOpen))
         return module;
-    lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "%s is a module of version %s; this is version %s",
-               path, module ? module->version : "unknown", LODGE_VERSION);
+    lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+               "%s is a module of version %s; this is version %s, and another build of it", path,
+               module ? module->version : "unknown", LODGE_VERSION);
     dlclose(handle);
     return NULL;
 }
@@ -73,12 +75,13 @@ static bool secret_text(const BlockModuleOpen *how, const char *name, char **tex
 
 static BlockFile *open_module(const BlockTransport *transport, const char *module,
                               const char *package, const BlockOpen *how, const json_t *options,
-                              GError **err)
+                              const uint64_t *new_size, GError **err)
 {
     const BlockModule *m = load(module, package, err);
     BlockModuleOpen here = {.driver = transport->name, .table = transport->options,
                             .options = options, .read_only = how->read_only,
                             .direct = how->direct, .secret = secret_text,
+                            .create = new_size, .size = new_size ? *new_size : 0,
                             .objects = how->objects};
     return m ? m->open(&here, err) : NULL;
 }
@@ -87,7 +90,17 @@ static BlockFile *open_module(const BlockTransport *transport, const char *modul
 #define OPEN_BY(row, module, package)                                                              \
     static BlockFile *row##_open(const BlockOpen *how, const json_t *options, GError **err)        \
     {                                                                                              \
-        return open_module(&block_transport_##row, module, package, how, options, err);            \
+        return open_module(&block_transport_##row, module, package, how, options, NULL, err);      \
+    }
+
+#define CREATE_BY(row, module, package)                                                            \
+    static BlockFile *row##_create(const char *path, uint64_t size, GError **err)                  \
+    {                                                                                              \
+        BlockOpen how = {.path = path};                                                            \
+        json_auto_t *options = json_object();                                                      \
+        if (!block_transport_##row.parse(path, options, err))                                      \
+            return NULL;                                                                           \
+        return open_module(&block_transport_##row, module, package, &how, options, &size, err);    \
     }
 
 /* ---- HTTP and FTP */
@@ -167,11 +180,13 @@ static const BlockOption nfs_options[] = {
 
 static const char *const nfs_schemes[] = {"nfs", NULL};
 OPEN_BY(nfs, "nfs", "libnfs13")
+CREATE_BY(nfs, "nfs", "libnfs13")
 const BlockTransport block_transport_nfs = {.name = "nfs",
                                             .schemes = nfs_schemes,
                                             .options = nfs_options,
                                             .parse = block_uri_nfs,
-                                            .open = nfs_open};
+                                            .open = nfs_open,
+                                            .create = nfs_create};
 
 static const BlockOption rbd_options[] = {
     {"pool", BLOCK_OPTION_STRING, "the pool", NULL},
@@ -188,11 +203,13 @@ static const BlockOption rbd_options[] = {
 
 static const char *const rbd_schemes[] = {"rbd", NULL};
 OPEN_BY(rbd, "rbd", "librbd1")
+CREATE_BY(rbd, "rbd", "librbd1")
 const BlockTransport block_transport_rbd = {.name = "rbd",
                                             .schemes = rbd_schemes,
                                             .options = rbd_options,
                                             .parse = block_uri_rbd,
-                                            .open = rbd_open};
+                                            .open = rbd_open,
+                                            .create = rbd_create};
 
 /* ---- ssh */
 

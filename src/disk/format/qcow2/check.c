@@ -126,12 +126,12 @@ static bool refer_snapshots(Qcow2Check *c, GError **err)
 }
 
 /* One L2 entry; @active: it counts for the statistics too. */
-static void refer_entry(Qcow2Check *c, uint64_t entry, uint32_t times, bool active)
+static void refer_entry(Qcow2Check *c, const Qcow2Entry *e, uint32_t times, bool active)
 {
     Qcow2 *q = c->q;
+    uint64_t entry = e->word;
     uint64_t offset = entry & QCOW2_OFFSET_MASK, length = q->cluster_size;
-    Qcow2Kind kind = qcow2_entry_kind(q, entry);
-    if (kind == QCOW2_PACKED) {
+    if (entry & QCOW2_COMPRESSED) {
         if (entry & QCOW2_COPIED)
             corrupt(c, "compressed cluster with the copied flag: 0x%" G_GINT64_MODIFIER "x", entry);
         qcow2_packed_extent(q, entry, &offset, &length);
@@ -148,7 +148,7 @@ static void refer_entry(Qcow2Check *c, uint64_t entry, uint32_t times, bool acti
         c->out->fragmented_clusters += c->next_offset && c->next_offset != offset;
         c->next_offset = offset + q->cluster_size;
     }
-    if ((entry & QCOW2_ZERO) && kind != QCOW2_PACKED && q->header.version < 3)
+    if (e->zero && q->header.version < 3)
         corrupt(c, "zero flag in a version 2 image: 0x%" G_GINT64_MODIFIER "x", entry);
     refer(c, offset, length, times, "a data cluster");
 }
@@ -160,8 +160,12 @@ static bool walk_l2(Qcow2Check *c, uint64_t table, uint32_t times, bool active, 
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot read an L2 table", q->node->path);
     c->next_offset = 0; /* fragments are counted within a table, as qemu-img does */
-    for (uint64_t i = 0; i < 1ull << q->l2_bits; i++)
-        refer_entry(c, be64_get(c->buffer + i * 8), times, active);
+    for (uint64_t i = 0; i < 1ull << q->l2_bits; i++) {
+        Qcow2Entry entry = qcow2_entry_get(q, c->buffer, i);
+        if (q->subclusters > 1 && qcow2_entry_bad(q, &entry) && (entry.alloc | entry.zero))
+            corrupt(c, "L2 entry with an invalid bitmap: 0x%" G_GINT64_MODIFIER "x", entry.word);
+        refer_entry(c, &entry, times, active);
+    }
     return true;
 }
 

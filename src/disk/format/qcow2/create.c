@@ -35,6 +35,7 @@ const BlockOption qcow2_create_options[] = {
     {"backing_file", BLOCK_OPTION_STRING, "File name of a base image", NULL},
     {"backing_fmt", BLOCK_OPTION_STRING, "Image format of the base image", NULL},
     {"lazy_refcounts", BLOCK_OPTION_BOOL, "Postpone refcount updates", "off"},
+    {"extended_l2", BLOCK_OPTION_BOOL, "Extended L2 tables", "off"},
     {"refcount_bits", BLOCK_OPTION_NUMBER, "Width of a reference count entry in bits", "16"},
     {NULL, 0, NULL, NULL},
 };
@@ -42,7 +43,7 @@ const BlockOption qcow2_create_options[] = {
 /* Where the parts of the new image lie, in clusters: header, refcount table, blocks, L1. */
 typedef struct Layout {
     unsigned cluster_bits, order;
-    bool old, lazy, zstd;
+    bool old, lazy, zstd, extended;
     BlockPreallocation preallocation;
     uint64_t reftable_clusters, blocks, l1_clusters, l1_entries;
     uint64_t total; /* clusters in use */
@@ -66,12 +67,22 @@ static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
         !block_option_size(c->options, table, "cluster_size", &cluster, err) ||
         !block_option_number(c->options, table, "refcount_bits", &bits, err) ||
         !block_option_bool(c->options, table, "lazy_refcounts", &layout->lazy, err) ||
+        !block_option_bool(c->options, table, "extended_l2", &layout->extended, err) ||
         !block_preallocation(c->options, &layout->preallocation, err))
         return false;
     bool old = layout->old;
+    if (old && layout->extended)
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Extended L2 entries are only supported with compatibility level 1.1 "
+                          "and above (use version=v3 or greater)");
     if (cluster < 512 || cluster > MIB(2) || (cluster & (cluster - 1)))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Cluster size must be a power of two between 512 and 2048k");
+    if (layout->extended && cluster < QCOW2_EXTENDED_MIN)
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Extended L2 entries are only supported with cluster sizes of at least "
+                          "%u bytes",
+                          QCOW2_EXTENDED_MIN);
     if (bits == 0 || bits > 64 || (bits & (bits - 1)))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Refcount width must be a power of two and may not exceed 64 bits");
@@ -95,9 +106,10 @@ static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
     if (layout->preallocation > BLOCK_PREALLOCATE_METADATA)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
                           "preallocation falloc and full are not supported; off and metadata are");
-    if (layout->preallocation && c->backing)
+    if (layout->preallocation && c->backing && !layout->extended)
         return lodge_fail(err, LODGE_ERROR_INVALID,
-                          "Backing file and preallocation cannot be used at the same time");
+                          "Backing file and preallocation can only be used at the same time if "
+                          "extended_l2 is on");
     layout->cluster_bits = (unsigned)__builtin_ctzll(cluster);
     layout->order = (unsigned)__builtin_ctzll(bits);
     return true;
@@ -108,7 +120,7 @@ static bool plan_layout(const BlockCreate *c, Layout *layout, GError **err)
     if (!check_options(c, layout, err))
         return false;
     unsigned bits = layout->cluster_bits;
-    uint64_t cluster = 1ull << bits, span = 1ull << (2 * bits - 3);
+    uint64_t cluster = 1ull << bits, span = 1ull << (2 * bits - (layout->extended ? 4 : 3));
     if (c->size > INT64_MAX - span || (c->size + span - 1) / span > QCOW2_L1_MAX / 8)
         return lodge_fail(err, LODGE_ERROR_LIMIT,
                           "The image size is too large for clusters of %" G_GUINT64_FORMAT
@@ -162,7 +174,8 @@ static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *ra
     be32_put(raw + 56, (uint32_t)layout->reftable_clusters);
     size_t at = 72;
     if (!old) {
-        be64_put(raw + 72, zstd ? QCOW2_INCOMPAT_COMPRESSION : 0);
+        be64_put(raw + 72, (zstd ? QCOW2_INCOMPAT_COMPRESSION : 0) |
+                               (layout->extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0));
         be64_put(raw + 80, layout->lazy ? QCOW2_COMPAT_LAZY : 0);
         be32_put(raw + 96, layout->order);
         be32_put(raw + 100, HEADER_LENGTH);
@@ -214,6 +227,45 @@ static int write_refcounts(BlockFile *file, const Layout *layout, uint8_t *raw)
     return result;
 }
 
+/* Gives the clusters from *at on their places, as many as one page of an L2 table has entries for. */
+static int place(Qcow2 *q, uint64_t *at, uint64_t end)
+{
+    Qcow2Page *page;
+    uint64_t index, host, got, want = (align_up(end, q->cluster_size) - *at) >> q->cluster_bits;
+    bool fresh;
+    int result = qcow2_commit_if_full(q);
+    if (result == 0)
+        result = qcow2_l2_writable(q, *at);
+    index = qcow2_l2_index(q, *at) % qcow2_page_entries(q);
+    if (result == 0)
+        result = qcow2_alloc(q, MIN(want, qcow2_page_entries(q) - index), &host, &got, &fresh);
+    if (result == 0)
+        result = qcow2_l2_page(q, *at, &page, &index);
+    if (result < 0)
+        return result;
+    /* With subclusters nothing is said of the content, which a backing image may have. */
+    uint32_t alloc = q->subclusters == 1;
+    for (uint64_t i = 0; i < got; i++)
+        qcow2_entry_put(q, page->bytes, index + i,
+                        (Qcow2Entry){(host + (i << q->cluster_bits)) | QCOW2_COPIED, alloc, 0});
+    qcow2_cache_dirty(&q->l2, page);
+    q->uncommitted = true;
+    g_mutex_unlock(&q->lock);
+    *at += got << q->cluster_bits;
+    return 0;
+}
+
+int qcow2_preallocate(Qcow2 *q, uint64_t at, uint64_t end)
+{
+    int result = 0;
+    while (at < end && result == 0) {
+        g_mutex_lock(&q->meta);
+        result = place(q, &at, end);
+        g_mutex_unlock(&q->meta);
+    }
+    return result;
+}
+
 /* Every cluster gets its place now; its content stays a hole that reads as zero. */
 static bool preallocate(BlockFile *file, const BlockCreate *c, GError **err)
 {
@@ -223,37 +275,10 @@ static bool preallocate(BlockFile *file, const BlockCreate *c, GError **err)
     if (!node)
         return false;
     Qcow2 *q = node->state;
-    for (uint64_t at = 0; at < c->size;) {
-        Qcow2Page *page;
-        uint64_t host, got, want = MIN(GIB(1) >> q->cluster_bits,
-                                       align_up(c->size - at, q->cluster_size) >> q->cluster_bits);
-        bool fresh;
-        g_mutex_lock(&q->meta);
-        int result = qcow2_commit_if_full(q);
-        if (result == 0)
-            result = qcow2_l2_writable(q, at);
-        uint64_t table = q->l1[at >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET_MASK;
-        uint64_t index = (at >> q->cluster_bits) & ((1ull << q->l2_bits) - 1);
-        uint64_t per_page = q->l2.page_size / 8;
-        if (result == 0)
-            result = qcow2_alloc(q, MIN(want, per_page - index % per_page), &host, &got, &fresh);
-        if (result == 0) {
-            g_mutex_lock(&q->lock);
-            result = qcow2_cache_get(q, &q->l2, table + index * 8, &page);
-            for (uint64_t i = 0; i < got && result == 0; i++)
-                be64_put(page->bytes + (index % per_page + i) * 8,
-                         (host + (i << q->cluster_bits)) | QCOW2_COPIED);
-            if (result == 0)
-                qcow2_cache_dirty(&q->l2, page);
-            q->uncommitted = true;
-            g_mutex_unlock(&q->lock);
-            at += got << q->cluster_bits;
-        }
-        g_mutex_unlock(&q->meta);
-        if (result < 0)
-            return lodge_fail_errno(err, -result, "%s: cannot preallocate its metadata", c->path);
-    }
-    int result = file->block_device ? 0 : file->ops->truncate(file, q->high_water);
+    int result = qcow2_preallocate(q, 0, c->size);
+    if (result < 0)
+        return lodge_fail_errno(err, -result, "%s: cannot preallocate its metadata", c->path);
+    result = file->block_device ? 0 : file->ops->truncate(file, q->high_water);
     return result == 0 || lodge_fail_errno(err, -result, "%s: cannot extend the file", c->path);
 }
 

@@ -92,7 +92,8 @@ static bool check_features(const BlockNode *node, const Qcow2Header *h, const ui
     static const char *const known[] = {"dirty bit", "corrupt bit", "external data file",
                                         "compression type", "extended L2 entries"};
     uint64_t supported =
-        QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION;
+        QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION |
+        QCOW2_INCOMPAT_EXTENDED_L2;
     uint64_t unknown = h->incompatible & ~supported;
     if (unknown) {
         g_autoptr(GString) names = g_string_new(NULL);
@@ -112,6 +113,11 @@ static bool check_features(const BlockNode *node, const Qcow2Header *h, const ui
                           "%s: the image needs qcow2 features that are not supported: %s",
                           node->path, names->str);
     }
+    if ((h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) && h->cluster_bits < 14)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                          "%s: clusters of 2^%u bytes with extended L2 entries; they must have at "
+                          "least 16 KiB",
+                          node->path, h->cluster_bits);
     bool flagged = (h->incompatible & QCOW2_INCOMPAT_COMPRESSION) != 0;
     if (flagged != (h->compression != 0))
         return lodge_fail(err, LODGE_ERROR_CORRUPT,

@@ -106,18 +106,20 @@ typedef struct Step {
     uint64_t clusters;
     uint64_t host;           /* of the first cluster */
     bool fresh;              /* the host's clusters read as zero */
-    bool reuse;              /* they were there, preallocated behind a zero flag */
+    bool reuse;              /* they were there, and only (some) subclusters had no data in them */
     bool in_place;           /* nothing to allocate after all */
-    Qcow2Kind first, last;   /* what the outer clusters were */
+    unsigned from, to;       /* subclusters filled: from @from of the first cluster on, below @to
+                                of the last one */
+    Qcow2Kind head, tail;    /* what was in those around the written bytes */
 } Step;
 
-void qcow2_entry_free(Qcow2 *q, uint64_t entry, bool punch)
+void qcow2_entry_free(Qcow2 *q, const Qcow2Entry *entry, bool punch)
 {
-    uint64_t offset = entry & QCOW2_OFFSET_MASK, length = q->cluster_size;
-    if (entry & QCOW2_COMPRESSED) {
-        qcow2_packed_extent(q, entry, &offset, &length);
+    uint64_t offset = entry->word & QCOW2_OFFSET_MASK, length = q->cluster_size;
+    if (entry->word & QCOW2_COMPRESSED) {
+        qcow2_packed_extent(q, entry->word, &offset, &length);
         qcow2_packed_forget(q);
-    } else if (offset == 0) {
+    } else if (!qcow2_entry_placed(q, entry)) {
         return;
     }
     g_mutex_lock(&q->lock);
@@ -129,74 +131,76 @@ void qcow2_entry_free(Qcow2 *q, uint64_t entry, bool punch)
         qcow2_free_later(q, offset, length, punch);
 }
 
-static bool reusable(const Qcow2 *q, uint64_t entry)
-{
-    return qcow2_entry_kind(q, entry) == QCOW2_ZEROES && (entry & QCOW2_OFFSET_MASK) &&
-           (entry & QCOW2_COPIED);
-}
-
 /* Looks at the entries from @step->offset on: how many can be done alike. `lock` is held. */
-static int plan(Qcow2 *q, Step *step, const Qcow2Page *page)
+static int plan(Qcow2 *q, Step *step, const Qcow2Page *page, uint64_t index)
 {
-    uint64_t per_page = q->l2.page_size / 8;
-    uint64_t index = (step->offset >> q->cluster_bits) % per_page;
+    uint64_t per_page = qcow2_page_entries(q);
     uint64_t last = (step->offset + step->length - 1) >> q->cluster_bits;
     uint64_t most = last - (step->offset >> q->cluster_bits) + 1, count = 0;
-    uint64_t first = be64_get(page->bytes + index * 8);
-    step->reuse = reusable(q, first);
-    step->host = first & QCOW2_OFFSET_MASK;
-    step->in_place = qcow2_entry_kind(q, first) == QCOW2_DATA && (first & QCOW2_COPIED);
+    unsigned sub = (unsigned)((step->offset & (q->cluster_size - 1)) >> q->sub_bits);
+    Qcow2Entry first = qcow2_entry_get(q, page->bytes, index);
+    step->reuse = qcow2_entry_owned(q, &first);
+    step->host = first.word & QCOW2_OFFSET_MASK;
+    step->in_place = step->reuse && qcow2_entry_kind(&first, sub) == QCOW2_DATA;
     for (; count < most && index + count < per_page; count++) {
-        uint64_t entry = be64_get(page->bytes + (index + count) * 8);
-        Qcow2Kind kind = qcow2_entry_kind(q, entry);
-        if (kind != QCOW2_PACKED && (entry & QCOW2_OFFSET_MASK) % q->cluster_size)
+        Qcow2Entry entry = qcow2_entry_get(q, page->bytes, index + count);
+        if (qcow2_entry_bad(q, &entry))
             return count ? 0 : -EIO;
-        if (step->reuse ? !reusable(q, entry) || (entry & QCOW2_OFFSET_MASK) !=
-                                                     step->host + (count << q->cluster_bits)
-                        : reusable(q, entry))
-            break;
-        if (!step->reuse && kind == QCOW2_DATA && (entry & QCOW2_COPIED))
+        bool owned = qcow2_entry_owned(q, &entry);
+        uint64_t next = step->host + (count << q->cluster_bits);
+        if (step->reuse ? !owned || (entry.word & QCOW2_OFFSET_MASK) != next : owned)
             break;
         step->clusters = count + 1;
     }
     return 0;
 }
 
-/* Cuts @step to its number of clusters and notes what its ends were. `lock` is held. */
-static void trim(Qcow2 *q, Step *step, const Qcow2Page *page)
+/* What has to be copied along: new clusters take over the data that is beside the written. */
+static void widen(const Qcow2 *q, Step *step, const Qcow2Entry *first, const Qcow2Entry *last)
 {
-    uint64_t per_page = q->l2.page_size / 8;
-    uint64_t index = (step->offset >> q->cluster_bits) % per_page;
-    uint64_t room = (step->clusters << q->cluster_bits) - (step->offset & (q->cluster_size - 1));
-    step->length = MIN(step->length, room);
-    step->first = qcow2_entry_kind(q, be64_get(page->bytes + index * 8));
-    step->last = qcow2_entry_kind(q, be64_get(page->bytes + (index + step->clusters - 1) * 8));
+    unsigned from = first->word & QCOW2_COMPRESSED ? 0 : step->from;
+    unsigned to = last->word & QCOW2_COMPRESSED ? q->subclusters : step->to;
+    if (first->alloc)
+        from = MIN(from, (unsigned)__builtin_ctz(first->alloc));
+    if (last->alloc)
+        to = MAX(to, 32u - (unsigned)__builtin_clz(last->alloc));
+    if (from < step->from)
+        step->head = QCOW2_DATA;
+    if (to > step->to)
+        step->tail = QCOW2_DATA;
+    step->from = from;
+    step->to = to;
 }
 
-/* The L2 page with @offset's entry, the table being ours to change. `lock` is held on success. */
-static int l2_page(Qcow2 *q, uint64_t offset, Qcow2Page **page)
+/* Cuts @step to its number of clusters and notes what its ends were. `lock` is held. */
+static void trim(Qcow2 *q, Step *step, const Qcow2Page *page, uint64_t index)
 {
-    uint64_t table = q->l1[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET_MASK;
-    uint64_t index = (offset >> q->cluster_bits) & ((1ull << q->l2_bits) - 1);
-    g_mutex_lock(&q->lock);
-    int result = qcow2_cache_get(q, &q->l2, table + index * 8, page);
-    if (result < 0)
-        g_mutex_unlock(&q->lock);
-    return result;
+    uint64_t room = (step->clusters << q->cluster_bits) - (step->offset & (q->cluster_size - 1));
+    step->length = MIN(step->length, room);
+    uint64_t end = step->offset + step->length - 1;
+    Qcow2Entry first = qcow2_entry_get(q, page->bytes, index);
+    Qcow2Entry last = qcow2_entry_get(q, page->bytes, index + step->clusters - 1);
+    step->from = (unsigned)((step->offset & (q->cluster_size - 1)) >> q->sub_bits);
+    step->to = (unsigned)((end & (q->cluster_size - 1)) >> q->sub_bits) + 1;
+    step->head = qcow2_entry_kind(&first, step->from);
+    step->tail = qcow2_entry_kind(&last, step->to - 1);
+    if (!step->reuse)
+        widen(q, step, &first, &last);
 }
 
 /* Plans @step and allocates its clusters. */
 static int prepare(Qcow2 *q, Step *step)
 {
     Qcow2Page *page;
+    uint64_t index;
     int result = qcow2_commit_if_full(q);
     if (result == 0)
         result = qcow2_l2_writable(q, step->offset);
     if (result == 0)
-        result = l2_page(q, step->offset, &page);
+        result = qcow2_l2_page(q, step->offset, &page, &index);
     if (result < 0)
         return result;
-    result = plan(q, step, page);
+    result = plan(q, step, page, index);
     g_mutex_unlock(&q->lock);
     if (result < 0 || step->in_place)
         return result;
@@ -211,34 +215,52 @@ static int prepare(Qcow2 *q, Step *step)
         if (result < 0)
             return result;
     }
-    result = l2_page(q, step->offset, &page);
+    result = qcow2_l2_page(q, step->offset, &page, &index);
     if (result < 0) {
         if (!step->reuse)
             qcow2_refcount_add(q, step->host, step->clusters << q->cluster_bits, -1);
         return result;
     }
-    trim(q, step, page);
+    trim(q, step, page, index);
     g_mutex_unlock(&q->lock);
     return 0;
 }
 
-/* What a part of a cluster around the written bytes held before reads as zero. */
-static bool was_zero(const Qcow2 *q, Qcow2Kind kind, uint64_t offset)
+/* What was around the written bytes, from @offset on, is there already in the new place. */
+static bool needless(const Qcow2 *q, const Step *step, Qcow2Kind kind, uint64_t offset)
 {
     const BlockNode *below = q->node->backing;
-    return kind == QCOW2_ZEROES || (kind == QCOW2_NONE && (!below || offset >= below->size));
+    if (step->reuse)
+        return kind == QCOW2_DATA;
+    return step->fresh && (kind == QCOW2_ZEROES ||
+                           (kind == QCOW2_NONE && (!below || offset >= below->size)));
+}
+
+/* Reads what is around the written bytes: @head bytes before them and @tail behind. */
+static int read_around(Qcow2 *q, const Step *step, uint8_t *around, uint64_t head, uint64_t tail)
+{
+    struct iovec old_head = {around, head}, old_tail = {around + head, tail};
+    uint64_t size = q->node->size, tail_at = step->offset + step->length;
+    int result = read_held(q, step->offset - head, &old_head, 1, 0, head);
+    if (result < 0)
+        return result;
+    /* Past the end of a disk that ends within a cluster there is nothing to read. */
+    uint64_t inside = tail_at < size ? MIN(tail, size - tail_at) : 0;
+    memset(around + head + inside, 0, tail - inside);
+    return read_held(q, tail_at, &old_tail, 1, 0, inside);
 }
 
 /* Writes the new clusters: the data, and around it what was there before. */
 static int fill(Qcow2 *q, const Step *step, const struct iovec *iov, int n, uint64_t skip)
 {
     uint64_t start = align_down(step->offset, q->cluster_size);
-    uint64_t end = start + (step->clusters << q->cluster_bits);
-    uint64_t head = step->offset - start, tail = end - (step->offset + step->length);
-    uint64_t tail_at = step->offset + step->length;
-    if (step->fresh && head && was_zero(q, step->first, start))
+    uint64_t end = start + ((step->clusters - 1) << q->cluster_bits) +
+                   ((uint64_t)step->to << q->sub_bits);
+    uint64_t tail_at = step->offset + step->length, tail = end - tail_at;
+    uint64_t head = step->offset - start - ((uint64_t)step->from << q->sub_bits);
+    if (head && needless(q, step, step->head, step->offset - head))
         head = 0;
-    if (step->fresh && tail && was_zero(q, step->last, tail_at))
+    if (tail && needless(q, step, step->tail, tail_at))
         tail = 0;
     uint64_t host = step->host + (step->offset - start) - head;
     if (head + tail == 0)
@@ -247,23 +269,15 @@ static int fill(Qcow2 *q, const Step *step, const struct iovec *iov, int n, uint
     g_autofree uint8_t *around = g_try_malloc(head + tail);
     if (!around)
         return -ENOMEM;
-    struct iovec old_head = {around, head}, old_tail = {around + head, tail};
-    int result = read_held(q, step->offset - head, &old_head, 1, 0, head);
-    if (result == 0) {
-        /* Past the end of a disk that ends within a cluster there is nothing to read. */
-        uint64_t size = q->node->size;
-        uint64_t inside = tail_at < size ? MIN(tail, size - tail_at) : 0;
-        memset(around + head + inside, 0, tail - inside);
-        result = read_held(q, tail_at, &old_tail, 1, 0, inside);
-    }
+    int result = read_around(q, step, around, head, tail);
     if (result < 0)
         return result;
     struct iovec whole[64];
     uint64_t covered;
     int entries = block_iov_slice(whole + 1, 62, iov, n, skip, step->length, &covered);
     if (covered == step->length) {
-        whole[0] = old_head;
-        whole[entries + 1] = old_tail;
+        whole[0] = (struct iovec){around, head};
+        whole[entries + 1] = (struct iovec){around + head, tail};
         return block_file_writev(q->file, host, whole, entries + 2, 0, head + tail + covered);
     }
     result = block_file_write(q->file, host, around, head);
@@ -274,25 +288,35 @@ static int fill(Qcow2 *q, const Step *step, const struct iovec *iov, int n, uint
     return result;
 }
 
+/* Bits of the subclusters that @step fills in its cluster number @i. */
+static uint32_t filled(const Qcow2 *q, const Step *step, uint64_t i)
+{
+    unsigned from = i == 0 ? step->from : 0;
+    unsigned to = i == step->clusters - 1 ? step->to : q->subclusters;
+    return (uint32_t)((1ull << to) - (1ull << from));
+}
+
 /* Makes the guest's clusters refer to the new ones. */
 static int publish(Qcow2 *q, const Step *step)
 {
-    uint64_t old[PAGE_ENTRIES];
+    Qcow2Entry old[PAGE_ENTRIES];
     Qcow2Page *page;
-    int result = l2_page(q, step->offset, &page);
+    uint64_t index;
+    int result = qcow2_l2_page(q, step->offset, &page, &index);
     if (result < 0)
         return result;
-    uint64_t index = (step->offset >> q->cluster_bits) % (q->l2.page_size / 8);
     for (uint64_t i = 0; i < step->clusters; i++) {
-        uint8_t *entry = page->bytes + (index + i) * 8;
-        old[i] = be64_get(entry);
-        be64_put(entry, (step->host + (i << q->cluster_bits)) | QCOW2_COPIED);
+        uint32_t mask = filled(q, step, i);
+        old[i] = qcow2_entry_get(q, page->bytes, index + i);
+        Qcow2Entry new = {(step->host + (i << q->cluster_bits)) | QCOW2_COPIED,
+                          old[i].alloc | mask, old[i].zero & ~mask};
+        qcow2_entry_put(q, page->bytes, index + i, new);
     }
     qcow2_cache_dirty(&q->l2, page);
     q->uncommitted = true;
     g_mutex_unlock(&q->lock);
     for (uint64_t i = 0; i < step->clusters && !step->reuse; i++)
-        qcow2_entry_free(q, old[i], false);
+        qcow2_entry_free(q, &old[i], false);
     return 0;
 }
 

@@ -5,65 +5,56 @@
 
 #include <errno.h>
 
-Qcow2Kind qcow2_entry_kind(const Qcow2 *q, uint64_t entry)
+static void begin_map(const Qcow2 *q, const Qcow2Entry *entry, uint64_t within, Qcow2Map *map)
 {
-    if (entry & QCOW2_COMPRESSED)
-        return QCOW2_PACKED;
-    if (entry & QCOW2_ZERO)
-        return QCOW2_ZEROES;
-    return entry & QCOW2_OFFSET_MASK ? QCOW2_DATA : QCOW2_NONE;
+    *map = (Qcow2Map){.kind = qcow2_entry_kind(entry, (unsigned)(within >> q->sub_bits))};
+    map->in_place = map->kind == QCOW2_DATA && (entry->word & QCOW2_COPIED);
+    map->placed = qcow2_entry_placed(q, entry);
+    map->host = map->kind == QCOW2_PACKED ? entry->word
+                                          : (entry->word & QCOW2_OFFSET_MASK) + within;
 }
 
-/* An entry nobody can have meant. The zero flag exists from version 3 on. */
-static bool entry_bad(const Qcow2 *q, uint64_t entry)
+/* Does subcluster @sub of @entry, @distance bytes after @map's start, go on in the same way? */
+static bool goes_on(const Qcow2 *q, const Qcow2Map *map, const Qcow2Entry *entry, unsigned sub,
+                    uint64_t distance)
 {
-    uint64_t host = entry & QCOW2_OFFSET_MASK;
-    if (entry & QCOW2_COMPRESSED)
-        return false; /* its reader checks the extent */
-    return host % q->cluster_size != 0 || ((entry & QCOW2_ZERO) && q->header.version < 3);
-}
-
-static void begin_map(const Qcow2 *q, uint64_t entry, uint64_t within, Qcow2Map *map)
-{
-    map->kind = qcow2_entry_kind(q, entry);
-    map->in_place = map->kind == QCOW2_DATA && (entry & QCOW2_COPIED);
-    map->host = entry & QCOW2_OFFSET_MASK;
-    if (map->kind == QCOW2_DATA)
-        map->host += within;
-    else if (map->kind == QCOW2_PACKED)
-        map->host = entry;
-}
-
-/* Does @entry, @distance bytes after the start of @map, go on in the same way? */
-static bool goes_on(const Qcow2 *q, const Qcow2Map *map, uint64_t entry, uint64_t distance)
-{
-    if (entry_bad(q, entry) || qcow2_entry_kind(q, entry) != map->kind)
+    if (qcow2_entry_kind(entry, sub) != map->kind || map->kind == QCOW2_PACKED)
         return false;
-    if (map->kind == QCOW2_PACKED)
-        return false;
-    if (map->kind == QCOW2_DATA)
-        return (entry & QCOW2_OFFSET_MASK) == map->host + distance &&
-               ((entry & QCOW2_COPIED) != 0) == map->in_place;
+    if (map->kind == QCOW2_DATA) {
+        uint64_t host = (entry->word & QCOW2_OFFSET_MASK) + ((uint64_t)sub << q->sub_bits);
+        return host == map->host + distance &&
+               ((entry->word & QCOW2_COPIED) != 0) == map->in_place;
+    }
     if (map->kind == QCOW2_ZEROES)
-        return ((entry & QCOW2_OFFSET_MASK) != 0) == (map->host != 0);
+        return qcow2_entry_placed(q, entry) == map->placed;
     return true;
 }
 
 static int map_in_page(Qcow2 *q, const Qcow2Page *page, uint64_t offset, uint64_t length,
                        Qcow2Map *map)
 {
-    uint64_t per_page = q->l2.page_size / 8;
+    uint64_t per_page = qcow2_page_entries(q), sub_size = 1ull << q->sub_bits;
     uint64_t index = (offset >> q->cluster_bits) % per_page;
     uint64_t within = offset & (q->cluster_size - 1);
-    uint64_t entry = be64_get(page->bytes + index * 8);
-    if (entry_bad(q, entry))
+    unsigned sub = (unsigned)(within >> q->sub_bits);
+    Qcow2Entry entry = qcow2_entry_get(q, page->bytes, index);
+    if (qcow2_entry_bad(q, &entry))
         return -EIO;
-    begin_map(q, entry, within, map);
-    uint64_t covered = q->cluster_size - within;
-    while (covered < length && ++index < per_page) {
-        if (!goes_on(q, map, be64_get(page->bytes + index * 8), covered))
+    begin_map(q, &entry, within, map);
+    bool packed = map->kind == QCOW2_PACKED;
+    uint64_t covered = packed ? q->cluster_size - within : sub_size - (offset & (sub_size - 1));
+    while (covered < length && !packed) {
+        if (++sub == q->subclusters) {
+            sub = 0;
+            if (++index == per_page)
+                break;
+            entry = qcow2_entry_get(q, page->bytes, index);
+            if (qcow2_entry_bad(q, &entry))
+                break;
+        }
+        if (!goes_on(q, map, &entry, sub, covered))
             break;
-        covered += q->cluster_size;
+        covered += sub_size;
     }
     map->length = MIN(covered, length);
     return 0;
@@ -72,7 +63,7 @@ static int map_in_page(Qcow2 *q, const Qcow2Page *page, uint64_t offset, uint64_
 int qcow2_map(Qcow2 *q, uint64_t offset, uint64_t length, bool wait, Qcow2Map *map)
 {
     uint64_t l1_index = offset >> (q->cluster_bits + q->l2_bits);
-    uint64_t l2_index = (offset >> q->cluster_bits) & ((1ull << q->l2_bits) - 1);
+    uint64_t l2_at = qcow2_l2_index(q, offset) * q->entry_size;
     for (;;) {
         uint64_t l1_entry = q->l1[l1_index];
         uint64_t table = l1_entry & QCOW2_OFFSET_MASK;
@@ -86,11 +77,11 @@ int qcow2_map(Qcow2 *q, uint64_t offset, uint64_t length, bool wait, Qcow2Map *m
         if (table % q->cluster_size || table >= q->high_water)
             return -EIO; /* no cluster of the file */
         if (!wait) {
-            page = qcow2_cache_peek(&q->l2, table + l2_index * 8);
+            page = qcow2_cache_peek(&q->l2, table + l2_at);
             return page ? map_in_page(q, page, offset, length, map) : -EAGAIN;
         }
         block_event(q->node, "l2_load");
-        int result = qcow2_cache_get(q, &q->l2, table + l2_index * 8, &page);
+        int result = qcow2_cache_get(q, &q->l2, table + l2_at, &page);
         if (result < 0)
             return result;
         /* While the page was read, the table may have been copied elsewhere. */

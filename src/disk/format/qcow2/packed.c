@@ -232,29 +232,27 @@ static int alloc_bytes(Qcow2 *q, uint64_t length, uint64_t *offset)
     return 0;
 }
 
-static int put_entry(Qcow2 *q, uint64_t offset, uint64_t entry, uint64_t *old)
+static int put_entry(Qcow2 *q, uint64_t offset, uint64_t word, Qcow2Entry *old)
 {
-    uint64_t table = q->l1[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET_MASK;
-    uint64_t index = (offset >> q->cluster_bits) & ((1ull << q->l2_bits) - 1);
     Qcow2Page *page;
-    g_mutex_lock(&q->lock);
-    int result = qcow2_cache_get(q, &q->l2, table + index * 8, &page);
-    if (result == 0) {
-        uint8_t *at = page->bytes + index % (q->l2.page_size / 8) * 8;
-        *old = be64_get(at);
-        be64_put(at, entry);
-        qcow2_cache_dirty(&q->l2, page);
-        q->uncommitted = true;
-    }
+    uint64_t index;
+    int result = qcow2_l2_page(q, offset, &page, &index);
+    if (result < 0)
+        return result;
+    *old = qcow2_entry_get(q, page->bytes, index);
+    qcow2_entry_put(q, page->bytes, index, (Qcow2Entry){.word = word});
+    qcow2_cache_dirty(&q->l2, page);
+    q->uncommitted = true;
     g_mutex_unlock(&q->lock);
-    return result;
+    return 0;
 }
 
 /* Stores @packed for the cluster at @offset, whose range is held. */
 static int store(Qcow2 *q, uint64_t offset, const uint8_t *packed, size_t length)
 {
     static const uint8_t zeroes[512];
-    uint64_t host = 0, old = 0;
+    uint64_t host = 0;
+    Qcow2Entry old = {0};
     int result = qcow2_commit_if_full(q);
     if (result == 0)
         result = qcow2_l2_writable(q, offset);
@@ -275,7 +273,7 @@ static int store(Qcow2 *q, uint64_t offset, const uint8_t *packed, size_t length
         q->pack_next = 0;
         return result;
     }
-    qcow2_entry_free(q, old, false);
+    qcow2_entry_free(q, &old, false);
     return 0;
 }
 

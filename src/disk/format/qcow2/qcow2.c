@@ -136,7 +136,12 @@ static bool qcow2_open(BlockNode *node, const BlockOpen *options, GError **err)
     }
     q->cluster_bits = q->header.cluster_bits;
     q->cluster_size = 1ull << q->cluster_bits;
-    q->l2_bits = q->cluster_bits - 3;
+    bool extended = q->header.incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+    q->entry_size = extended ? 16 : 8;
+    q->subclusters = extended ? 32 : 1;
+    q->sub_bits = q->cluster_bits - (extended ? 5 : 0);
+    q->sub_all = extended ? UINT32_MAX : 1;
+    q->l2_bits = q->cluster_bits - (extended ? 4 : 3);
     q->refcount_bits = 1u << q->header.refcount_order;
     q->block_bits = q->cluster_bits + 3 - q->header.refcount_order;
     node->size = q->header.size;
@@ -236,11 +241,9 @@ static int qcow2_status(BlockNode *node, uint64_t offset, uint64_t length, Block
         .data = map.kind == QCOW2_DATA || map.kind == QCOW2_PACKED,
         .zero = map.kind == QCOW2_ZEROES,
         .compressed = map.kind == QCOW2_PACKED,
-        .has_offset = map.kind == QCOW2_DATA || (map.kind == QCOW2_ZEROES && map.host),
+        .has_offset = map.kind == QCOW2_DATA || (map.kind == QCOW2_ZEROES && map.placed),
         .file_offset = map.host,
     };
-    if (map.kind == QCOW2_ZEROES && map.host)
-        extent->file_offset = map.host + (offset & (q->cluster_size - 1));
     return 0;
 }
 
@@ -260,7 +263,7 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
     if (new) {
         json_object_set_new(info->specific, "corrupt",
                             json_boolean(q->header.incompatible & QCOW2_INCOMPAT_CORRUPT));
-        json_object_set_new(info->specific, "extended-l2", json_false());
+        json_object_set_new(info->specific, "extended-l2", json_boolean(q->subclusters > 1));
     }
     info->snapshots = g_new0(BlockSnapshotInfo, q->header.n_snapshots + 1);
     info->n_snapshots = q->header.n_snapshots;

@@ -26,6 +26,7 @@
 #define QCOW2_INCOMPAT_DATA_FILE   (1ull << 2)
 #define QCOW2_INCOMPAT_COMPRESSION (1ull << 3)
 #define QCOW2_INCOMPAT_EXTENDED_L2 (1ull << 4)
+#define QCOW2_EXTENDED_MIN         16384u /* bytes of a cluster with extended L2 entries */
 #define QCOW2_COMPAT_LAZY          (1ull << 0)
 
 #define QCOW2_OFFSET_MASK 0x00fffffffffffe00ull /* of L1, L2 and refcount table entries */
@@ -94,6 +95,10 @@ typedef struct Qcow2 {
     unsigned cluster_bits;
     uint64_t cluster_size;
     unsigned l2_bits;       /* log2 of the entries of an L2 table */
+    unsigned entry_size;    /* bytes of an L2 entry: 8, or 16 when it is extended */
+    unsigned subclusters;   /* of a cluster: 1, or 32 with extended entries */
+    unsigned sub_bits;      /* log2 of a subcluster's bytes */
+    uint32_t sub_all;       /* a bit for each subcluster */
     unsigned refcount_bits; /* width of a refcount */
     unsigned block_bits;    /* log2 of the entries of a refcount block */
 
@@ -174,15 +179,36 @@ void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t length, bool punch);
 int qcow2_commit(Qcow2 *q);        /* metadata and data are on the disk when it returns 0 */
 int qcow2_commit_if_full(Qcow2 *q); /* bounds what waits in memory */
 
+/* entry.c */
+/*
+ * An L2 entry of either width. Without extended entries, a cluster is one subcluster: the zero
+ * flag is found in @zero, and that there is data in @alloc.
+ */
+typedef struct Qcow2Entry {
+    uint64_t word;        /* the offset and its flags, except QCOW2_ZERO */
+    uint32_t alloc, zero; /* by subcluster, the first being bit 0; nothing for compressed ones */
+} Qcow2Entry;
+/* Entry @index of the table, or the part of one, that starts at @table. */
+Qcow2Entry qcow2_entry_get(const Qcow2 *q, const uint8_t *table, uint64_t index);
+void qcow2_entry_put(const Qcow2 *q, uint8_t *table, uint64_t index, Qcow2Entry entry);
+bool qcow2_entry_bad(const Qcow2 *q, const Qcow2Entry *entry); /* nobody can have meant it */
+bool qcow2_entry_placed(const Qcow2 *q, const Qcow2Entry *entry); /* has a cluster of its own */
+bool qcow2_entry_owned(const Qcow2 *q, const Qcow2Entry *entry);  /* and nobody else has it */
+uint64_t qcow2_l2_index(const Qcow2 *q, uint64_t offset);  /* of @offset's entry in its table */
+uint64_t qcow2_page_entries(const Qcow2 *q);               /* of one page of the cache */
+/* The L2 page with @offset's entry, number *index, in it. `lock` is held on success. */
+int qcow2_l2_page(Qcow2 *q, uint64_t offset, Qcow2Page **page, uint64_t *index);
+
 /* map.c */
 typedef enum Qcow2Kind { QCOW2_NONE, QCOW2_ZEROES, QCOW2_DATA, QCOW2_PACKED } Qcow2Kind;
 typedef struct Qcow2Map {
     Qcow2Kind kind;
     bool in_place;   /* QCOW2_DATA: may be overwritten where it is */
-    uint64_t host;   /* QCOW2_DATA: of the first byte; ZEROES: of its cluster or 0; PACKED: the entry */
+    bool placed;     /* QCOW2_ZEROES: there is a cluster for it */
+    uint64_t host;   /* QCOW2_DATA, placed: of the first byte; PACKED: the entry */
     uint64_t length; /* how far it goes on like this, at most what was asked */
 } Qcow2Map;
-Qcow2Kind qcow2_entry_kind(const Qcow2 *q, uint64_t entry);
+Qcow2Kind qcow2_entry_kind(const Qcow2Entry *entry, unsigned sub);
 /* 0, or -EAGAIN when a table is not in memory and !@wait. `lock` is held. */
 int qcow2_map(Qcow2 *q, uint64_t offset, uint64_t length, bool wait, Qcow2Map *map);
 /* The host bytes a compressed entry refers to. */
@@ -199,7 +225,7 @@ void qcow2_fast_end(BlockNode *node, BlockFast *fast);
 void qcow2_hold(Qcow2 *q, BlockRange *range, uint64_t start, uint64_t end, bool exclusive);
 void qcow2_release(Qcow2 *q, BlockRange *range);
 /* Gives back what an L2 entry referred to. meta held, `lock` not. */
-void qcow2_entry_free(Qcow2 *q, uint64_t entry, bool punch);
+void qcow2_entry_free(Qcow2 *q, const Qcow2Entry *entry, bool punch);
 
 /* zero.c */
 int qcow2_write_zeroes(BlockNode *node, uint64_t offset, uint64_t length, bool unmap);
@@ -219,6 +245,8 @@ bool qcow2_check(BlockNode *node, BlockCheck *check, GError **err);
 
 /* create.c */
 extern const BlockOption qcow2_create_options[];
+/* Gives clusters of [@at, @end), none of which has one, a place in the file. */
+int qcow2_preallocate(Qcow2 *q, uint64_t at, uint64_t end);
 bool qcow2_create_check(const BlockCreate *create, GError **err);
 bool qcow2_create(BlockFile *file, const BlockCreate *create, GError **err);
 bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err);

@@ -34,12 +34,13 @@ static int check_l2(Qcow2Check *c, uint64_t table, bool fixing, bool report)
     bool changed = false;
     int result = block_file_read(q->file, table, c->buffer, q->cluster_size);
     for (uint64_t i = 0; i < 1ull << q->l2_bits && result == 0; i++) {
-        uint64_t entry = be64_get(c->buffer + i * 8);
+        uint8_t *at = c->buffer + i * q->entry_size;
+        uint64_t entry = be64_get(at);
         if ((entry & QCOW2_COMPRESSED) || !copied_wrong(c, entry, fixing))
             continue;
         if (report)
             complain(c, "L2", entry);
-        be64_put(c->buffer + i * 8, entry ^ QCOW2_COPIED);
+        be64_put(at, entry ^ QCOW2_COPIED);
         changed = true;
     }
     if (!fixing || !changed || result < 0)

@@ -11,78 +11,116 @@
 
 typedef enum Change { CHANGE_DISCARD, CHANGE_ZERO_UNMAP, CHANGE_ZERO_KEEP } Change;
 
-/* What becomes of @entry; *possible is false when version 2 has no way to say it. */
-static uint64_t changed_entry(const Qcow2 *q, Change change, uint64_t entry, bool backed,
-                              bool *possible)
+/* Changes *@entry; false when version 2 has no way to say it. */
+static bool change_entry(const Qcow2 *q, Change change, bool backed, Qcow2Entry *entry)
 {
-    Qcow2Kind kind = qcow2_entry_kind(q, entry);
-    bool flags = q->header.version >= 3;
-    *possible = true;
-    if (kind == QCOW2_NONE) {
-        *possible = !backed || flags || change == CHANGE_DISCARD;
-        return backed && flags ? QCOW2_ZERO : entry;
+    bool flags = q->header.version >= 3, packed = entry->word & QCOW2_COMPRESSED;
+    bool placed = qcow2_entry_placed(q, entry);
+    const Qcow2Entry zeroes = {0, 0, q->sub_all};
+    if (!packed && !placed && !entry->zero) {
+        if (backed && flags)
+            *entry = zeroes;
+        return !backed || flags || change == CHANGE_DISCARD;
     }
-    if (kind == QCOW2_ZEROES && change == CHANGE_ZERO_KEEP)
-        return entry;
-    if (change == CHANGE_ZERO_KEEP && kind == QCOW2_DATA) {
-        if (!flags) {
-            *possible = false;
-            return entry;
-        }
-        return entry & QCOW2_COPIED ? entry | QCOW2_ZERO : QCOW2_ZERO;
+    if (change == CHANGE_ZERO_KEEP && placed) {
+        if (!flags)
+            return false;
+        if (entry->zero == q->sub_all)
+            return true;
+        if (qcow2_entry_owned(q, entry))
+            *entry = (Qcow2Entry){entry->word, 0, q->sub_all};
+        else
+            *entry = zeroes;
+        return true;
     }
-    if (flags)
-        return QCOW2_ZERO;
+    if (flags) {
+        *entry = zeroes;
+        return true;
+    }
     if (!backed)
-        return 0;
-    *possible = change == CHANGE_DISCARD; /* which may as well do nothing */
-    return entry;
+        *entry = (Qcow2Entry){0};
+    return !backed || change == CHANGE_DISCARD; /* which may as well do nothing */
+}
+
+static bool same_entry(const Qcow2Entry *a, const Qcow2Entry *b)
+{
+    return a->word == b->word && a->alloc == b->alloc && a->zero == b->zero;
 }
 
 /* Changes the entries of whole clusters from @offset on, within one page of one table. */
 static int change_page(Qcow2 *q, Change change, uint64_t offset, uint64_t *length)
 {
-    uint64_t old[PAGE_ENTRIES];
-    bool changed[PAGE_ENTRIES];
-    uint64_t per_page = q->l2.page_size / 8;
-    uint64_t first = (offset >> q->cluster_bits) % per_page;
-    uint64_t clusters = MIN(per_page - first, *length >> q->cluster_bits);
+    Qcow2Entry old[PAGE_ENTRIES];
+    bool gone[PAGE_ENTRIES];
+    uint64_t first = qcow2_l2_index(q, offset) % qcow2_page_entries(q);
+    uint64_t clusters = MIN(qcow2_page_entries(q) - first, *length >> q->cluster_bits);
     *length = clusters << q->cluster_bits;
     Qcow2Page *page;
     int result = qcow2_commit_if_full(q);
     if (result == 0)
         result = qcow2_l2_writable(q, offset);
+    if (result == 0)
+        result = qcow2_l2_page(q, offset, &page, &first);
     if (result < 0)
         return result;
-    uint64_t table = q->l1[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET_MASK;
-    uint64_t index = (offset >> q->cluster_bits) & ((1ull << q->l2_bits) - 1);
-    g_mutex_lock(&q->lock);
-    result = qcow2_cache_get(q, &q->l2, table + index * 8, &page);
-    for (uint64_t i = 0; i < clusters && result == 0; i++) {
+    for (uint64_t i = 0; i < clusters; i++) {
         const BlockNode *below = q->node->backing;
-        bool backed = below && offset + (i << q->cluster_bits) < below->size, possible;
-        old[i] = be64_get(page->bytes + (first + i) * 8);
-        uint64_t entry = changed_entry(q, change, old[i], backed, &possible);
-        if (!possible) { /* the clusters before it are done; this one is for the caller */
+        bool backed = below && offset + (i << q->cluster_bits) < below->size;
+        Qcow2Entry entry = old[i] = qcow2_entry_get(q, page->bytes, first + i);
+        if (!change_entry(q, change, backed, &entry)) {
+            /* The clusters before it are done; this one is for the caller. */
             clusters = i;
             *length = clusters << q->cluster_bits;
             result = i ? 0 : -ENOTSUP;
             break;
         }
-        changed[i] = entry != old[i];
-        if (!changed[i])
+        bool changed = !same_entry(&entry, &old[i]);
+        gone[i] = changed && entry.word == 0;
+        if (!changed)
             continue;
-        be64_put(page->bytes + (first + i) * 8, entry);
+        qcow2_entry_put(q, page->bytes, first + i, entry);
         qcow2_cache_dirty(&q->l2, page);
         q->uncommitted = true;
-        if (entry & QCOW2_OFFSET_MASK)
-            changed[i] = false; /* the cluster stays */
     }
     g_mutex_unlock(&q->lock);
     for (uint64_t i = 0; i < clusters && result == 0; i++) {
-        if (changed[i])
-            qcow2_entry_free(q, old[i], q->node->discard_unmap);
+        if (gone[i])
+            qcow2_entry_free(q, &old[i], q->node->discard_unmap);
     }
+    return result;
+}
+
+/* Sets the zero bits of whole subclusters of one cluster; -ENOTSUP: they have to be data. */
+static int zero_subclusters(Qcow2 *q, uint64_t offset, uint64_t length)
+{
+    unsigned from = (unsigned)((offset & (q->cluster_size - 1)) >> q->sub_bits);
+    unsigned to = from + (unsigned)(length >> q->sub_bits);
+    uint32_t mask = (uint32_t)((1ull << to) - (1ull << from));
+    uint64_t index, start = align_down(offset, q->cluster_size);
+    BlockRange range;
+    Qcow2Page *page;
+    qcow2_hold(q, &range, start, start + q->cluster_size, true);
+    g_mutex_lock(&q->meta);
+    int result = qcow2_commit_if_full(q);
+    if (result == 0)
+        result = qcow2_l2_writable(q, offset);
+    if (result == 0)
+        result = qcow2_l2_page(q, offset, &page, &index);
+    if (result == 0) {
+        Qcow2Entry entry = qcow2_entry_get(q, page->bytes, index);
+        if (entry.word & QCOW2_COMPRESSED) {
+            result = -ENOTSUP;
+        } else {
+            entry.zero |= mask;
+            entry.alloc &= ~mask;
+            qcow2_entry_put(q, page->bytes, index, entry);
+            qcow2_cache_dirty(&q->l2, page);
+            q->uncommitted = true;
+        }
+        g_mutex_unlock(&q->lock);
+    }
+    g_mutex_unlock(&q->meta);
+    qcow2_release(q, &range);
     return result;
 }
 
@@ -107,7 +145,7 @@ static int change_clusters(Qcow2 *q, Change change, uint64_t offset, uint64_t le
     g_mutex_lock(&q->meta);
     while (*done < length && result == 0) {
         uint64_t step = bare(q, offset + *done, length - *done);
-        if (step == 0 || (q->node->backing && q->header.version >= 3)) {
+        if (step == 0 || q->node->backing) {
             step = length - *done;
             result = change_page(q, change, offset + *done, &step);
         }
@@ -149,6 +187,24 @@ static int write_zero_data(Qcow2 *q, uint64_t offset, uint64_t length)
     return 0;
 }
 
+/* A part of one cluster: whole subclusters by their bits, the rest as data. */
+static int zero_part(Qcow2 *q, uint64_t offset, uint64_t end)
+{
+    uint64_t size = 1ull << q->sub_bits;
+    uint64_t start = align_up(offset, size);
+    uint64_t stop = end == q->node->size ? align_up(end, size) : align_down(end, size);
+    if (q->subclusters == 1 || start >= stop)
+        return write_zero_data(q, offset, end - offset);
+    int result = zero_subclusters(q, start, stop - start);
+    if (result == -ENOTSUP)
+        return write_zero_data(q, offset, end - offset);
+    if (result == 0 && start > offset)
+        result = write_zero_data(q, offset, start - offset);
+    if (result == 0 && stop < end)
+        result = write_zero_data(q, stop, end - stop);
+    return result;
+}
+
 int qcow2_write_zeroes(BlockNode *node, uint64_t offset, uint64_t length, bool unmap)
 {
     Qcow2 *q = node->state;
@@ -162,7 +218,7 @@ int qcow2_write_zeroes(BlockNode *node, uint64_t offset, uint64_t length, bool u
                      (next % q->cluster_size == 0 || next == node->size);
         int result;
         if (!whole) {
-            result = write_zero_data(q, offset, next - offset);
+            result = zero_part(q, offset, next);
             offset = next;
         } else {
             uint64_t limit = MIN(end, offset + STEP_MAX), done;

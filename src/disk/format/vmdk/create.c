@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define SIZE_MAX_SECTORS (1ull << 32) /* an entry of a grain table is a sector in 32 bits */
+#define TABLE_COVERS ((uint64_t)VMDK_TABLE_ENTRIES * VMDK_GRAIN_SECTORS * VMDK_SECTOR)
 
 const BlockOption vmdk_create_options[] = {
     {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
@@ -91,7 +91,7 @@ static bool make_plan(const BlockCreate *c, Plan *p, GError **err)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Flat image can't have backing file");
     if (p->flat && p->zero_grain)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Flat image can't enable zeroed grain");
-    if (!p->flat && !p->split && p->size / VMDK_SECTOR > SIZE_MAX_SECTORS)
+    if (!p->flat && !p->split && p->size / TABLE_COVERS >= GRAINS_TABLES_MAX)
         return lodge_fail(err, LODGE_ERROR_LIMIT,
                           "The image size is too large for file format 'vmdk'");
     if (p->split && p->size / VMDK_SPLIT_BYTES >= VMDK_EXTENTS_MAX)

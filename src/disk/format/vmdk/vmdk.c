@@ -312,13 +312,17 @@ static int vmdk_discard(BlockNode *node, uint64_t offset, uint64_t length)
     return result;
 }
 
+/* Where extents have no compressed grains, as it is: what qemu-img's `convert -c` gets, too. */
 static int vmdk_write_compressed(BlockNode *node, uint64_t offset, const void *grain, size_t length)
 {
     Vmdk *v = node->state;
     VmdkExtent *e = extent_at(v, offset);
     uint64_t part = length, at = within(e, offset, &part);
-    if (!e->compressed || part < length)
-        return e->compressed ? -EINVAL : -ENOTSUP;
+    struct iovec iov = {(void *)grain, length};
+    if (!e->compressed)
+        return vmdk_writev(node, offset, &iov, 1);
+    if (part < length)
+        return -EINVAL;
     int result = change_cid(v);
     return result < 0 ? result : grains_write_packed(&e->map, at, grain, length);
 }

@@ -623,4 +623,5 @@ static BlockFile *curl_open(const BlockModuleOpen *how, GError **err)
 }
 
 __attribute__((visibility("default"))) extern const BlockModule lodge_disk_module;
-const BlockModule lodge_disk_module = {.version = LODGE_VERSION, .open = curl_open};
+const BlockModule lodge_disk_module = {
+    .version = LODGE_VERSION, .open_size = sizeof(BlockModuleOpen), .open = curl_open};

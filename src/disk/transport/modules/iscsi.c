@@ -526,4 +526,5 @@ static BlockFile *iscsi_open(const BlockModuleOpen *how, GError **err)
 }
 
 __attribute__((visibility("default"))) extern const BlockModule lodge_disk_module;
-const BlockModule lodge_disk_module = {.version = LODGE_VERSION, .open = iscsi_open};
+const BlockModule lodge_disk_module = {
+    .version = LODGE_VERSION, .open_size = sizeof(BlockModuleOpen), .open = iscsi_open};
