@@ -232,6 +232,34 @@ static BlockFile *open_file(BlockNode *node, const BlockOpen *how, GError **err)
     return block_transport_open(&below, NULL, err);
 }
 
+/* What an image is opened with that its file's name does not say. */
+static const char *const telling_options[] = {"key-secret", "header", "encrypt", "offset", "size"};
+
+/*
+ * The name that describes the node as it was opened, if its path does not: as QEMU writes it, of
+ * the driver, the file and the options above.
+ */
+static char *shown_name(const BlockNode *node, const json_t *own)
+{
+    json_t *file = own ? json_object_get(own, "file") : NULL;
+    json_auto_t *tree = json_object();
+    for (size_t i = 0; i < G_N_ELEMENTS(telling_options); i++) {
+        json_t *value = own ? json_object_get(own, telling_options[i]) : NULL;
+        if (value)
+            json_object_set(tree, telling_options[i], value);
+    }
+    if (json_object_size(tree) == 0 || !json_is_object(file) || json_object_get(file, "file"))
+        return NULL;
+    json_auto_t *below = json_object();
+    if (!json_object_get(file, "driver"))
+        json_object_set_new(below, "driver", json_string("file"));
+    json_object_update(below, file);
+    json_object_set_new(tree, "driver", json_string(block_format(node)));
+    json_object_set(tree, "file", below);
+    g_autofree char *text = json_text(tree, false);
+    return g_strdup_printf("json:%s", text);
+}
+
 /* A name for messages, and to find relative references from. */
 static char *name_of(const BlockOpen *how)
 {
@@ -287,6 +315,7 @@ static BlockNode *open_named(BlockFile *taken, const BlockOpen *how, GError **er
         return NULL;
     if (node->format->activate && !node->format->activate(node, err))
         return NULL;
+    node->shown = shown_name(node, how->options);
     return open_view(node, how, err) ? g_steal_pointer(&node) : NULL;
 }
 
@@ -357,6 +386,7 @@ void block_unref(BlockNode *node)
     g_mutex_clear(&node->bitmaps_lock);
     g_mutex_clear(&node->queues_lock);
     g_free(node->path);
+    g_free(node->shown);
     g_free(node->backing_path);
     g_free(node->backing_format);
     g_free(node);
@@ -380,6 +410,11 @@ bool block_probed_raw(const BlockNode *node)
 const char *block_path(const BlockNode *node)
 {
     return node->path;
+}
+
+const char *block_shown_name(const BlockNode *node)
+{
+    return node->shown ? node->shown : node->path;
 }
 
 const char *block_format(const BlockNode *node)

@@ -55,6 +55,8 @@ uint64_t block_size(const BlockNode *node); /* virtual size in bytes */
 bool block_read_only(const BlockNode *node);
 bool block_probed_raw(const BlockNode *node); /* raw because no format claimed it */
 const char *block_path(const BlockNode *node);
+/* The path, or "json:{...}" where it would not say how the image was opened, as QEMU shows it. */
+const char *block_shown_name(const BlockNode *node);
 const char *block_format(const BlockNode *node);
 
 enum { BLOCK_FUA = 1 << 0, BLOCK_UNMAP = 1 << 1 };

@@ -92,6 +92,7 @@ struct BlockNode {
     BlockFile *file;
     BlockNode *backing;   /* read only; NULL: none */
     char *path;
+    char *shown;          /* what block_shown_name says; NULL: the path */
     char *backing_path;   /* as written in the image */
     char *backing_format; /* as written in the image; NULL: not said */
     const BlockObjects *objects; /* borrowed from whoever opened it; NULL: none */

@@ -28,7 +28,7 @@ static json_t *json_snapshots(const BlockInfo *info)
 static json_t *json_info(const BlockNode *node, const BlockInfo *info, const char *full)
 {
     json_t *root =
-        json_pack("{s:s, s:s}", "filename", block_path(node), "format", block_format(node));
+        json_pack("{s:s, s:s}", "filename", block_shown_name(node), "format", block_format(node));
     if (!info->no_dirty_flag)
         json_object_set_new(root, "dirty-flag", json_boolean(info->dirty));
     if (info->has_actual_size)
@@ -117,7 +117,7 @@ static void print_info(const BlockNode *node, const BlockInfo *info, const char 
         info->has_actual_size ? image_size_text(info->actual_size) : g_strdup("unavailable");
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" G_GUINT64_FORMAT " bytes)\n"
            "disk size: %s\n",
-           block_path(node), block_format(node), virtual_text, info->virtual_size, actual_text);
+           block_shown_name(node), block_format(node), virtual_text, info->virtual_size, actual_text);
     if (info->encrypted)
         printf("encrypted: yes\n");
     if (info->cluster_size)

@@ -126,12 +126,22 @@ uint64_t block_luks_create_size(const BlockLuksCreate *create)
     return LUKS_ALIGNMENT + BLOCK_LUKS_SLOTS * luks_material_sectors(length) * BLOCK_CIPHER_SECTOR;
 }
 
-bool block_luks_create_supported(const BlockLuksCreate *create, GError **err)
+static bool supported(const BlockLuksCreate *create, GError **err)
 {
     if (!luks_cipher_name(create->cipher.alg))
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Algorithm '%s' not supported",
                           block_cipher_alg_names[create->cipher.alg]);
     return block_cipher_supported(&create->cipher, err);
+}
+
+bool block_luks_create_check(const BlockLuksCreate *create, const BlockObjects *objects,
+                             GError **err)
+{
+    const char *prefix = create->prefix ? create->prefix : "";
+    if (!secret_required(create->key_secret, prefix, err))
+        return false;
+    g_autoptr(LuksPassphrase) passphrase = luks_passphrase(objects, create->key_secret, err);
+    return passphrase && supported(create, err);
 }
 
 static void name_cipher(LuksHeader *h, const BlockLuksCreate *create)
@@ -148,7 +158,7 @@ static bool lay_out(BlockLuks *luks, const BlockLuksCreate *create, bool detache
     LuksHeader *h = &luks->header;
     luks->params = create->cipher;
     luks->hash = create->hash;
-    if (!block_luks_create_supported(create, err))
+    if (!supported(create, err))
         return false;
     name_cipher(h, create);
     h->key_length = block_cipher_key_length(create->cipher.alg, create->cipher.mode);

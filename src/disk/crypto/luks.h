@@ -59,8 +59,9 @@ typedef struct BlockLuksCreate {
 /* Reads cipher-alg, cipher-mode, ivgen-alg, ivgen-hash-alg, hash-alg, iter-time, key-secret. */
 bool block_luks_create_options(const json_t *options, const char *prefix, BlockLuksCreate *create,
                                GError **err);
-/* Has LUKS, and the library, such a cipher? Asked before a file is touched. */
-bool block_luks_create_supported(const BlockLuksCreate *create, GError **err);
+/* Is there such a cipher, and such a passphrase? Asked before a file is touched. */
+bool block_luks_create_check(const BlockLuksCreate *create, const BlockObjects *objects,
+                             GError **err);
 /* Bytes from the header's start to the payload, key slots included. */
 uint64_t block_luks_create_size(const BlockLuksCreate *create);
 /* Writes a new header with the passphrase in slot 0; unlocked. */

@@ -300,10 +300,8 @@ static bool parse_create(const BlockCreate *create, NewLuks *new, GError **err)
 static bool luks_create_check(const BlockCreate *create, GError **err)
 {
     NewLuks new;
-    size_t length;
     return parse_create(create, &new, err) &&
-           block_objects_secret(create->objects, new.luks.key_secret, &length, err) &&
-           block_luks_create_supported(&new.luks, err);
+           block_luks_create_check(&new.luks, create->objects, err);
 }
 
 static bool reserve(BlockFile *file, uint64_t from, uint64_t end, BlockPreallocation mode,
