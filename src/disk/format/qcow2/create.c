@@ -312,21 +312,12 @@ bool qcow2_create(BlockFile *file, const BlockCreate *c, GError **err)
     return !layout.preallocation || preallocate(file, c, err);
 }
 
-/* A longer L1 table in new clusters; the old one is given back. meta held. */
-static int grow_l1(Qcow2 *q, uint32_t entries)
+int qcow2_grow_l1(Qcow2 *q, uint32_t entries)
 {
     uint64_t bytes = (uint64_t)entries * 8;
     uint64_t clusters = align_up(bytes, q->cluster_size) >> q->cluster_bits;
-    uint64_t start, got;
-    bool fresh;
-    int result = qcow2_alloc(q, clusters, &start, &got, &fresh);
-    if (result == 0 && got < clusters) {
-        result = qcow2_refcount_add(q, start, got << q->cluster_bits, -1);
-        if (result == 0)
-            result = qcow2_alloc_table(q, clusters, &start);
-    }
-    if (result < 0)
-        return result;
+    uint64_t start;
+    int result;
     g_autofree uint64_t *table = g_try_new0(uint64_t, entries + 1);
     g_autofree uint8_t *raw = g_try_malloc0(clusters << q->cluster_bits);
     if (!table || !raw)
@@ -334,7 +325,7 @@ static int grow_l1(Qcow2 *q, uint32_t entries)
     memcpy(table, q->l1, (uint64_t)q->header.l1_entries * 8);
     for (uint32_t i = 0; i < entries; i++)
         be64_put(raw + (uint64_t)i * 8, table[i]);
-    result = block_file_write(q->file, start, raw, clusters << q->cluster_bits);
+    result = qcow2_write_new(q, raw, clusters << q->cluster_bits, &start);
     if (result == 0)
         result = qcow2_commit(q);
     if (result < 0)
@@ -372,7 +363,7 @@ bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err)
     int result = 0;
     g_mutex_lock(&q->meta);
     if (entries > q->header.l1_entries)
-        result = grow_l1(q, (uint32_t)entries);
+        result = qcow2_grow_l1(q, (uint32_t)entries);
     if (result == 0) {
         q->header.size = size;
         result = qcow2_header_update(q);

@@ -217,6 +217,8 @@ int qcow2_header_update(Qcow2 *q)
     be64_put(raw + 40, h->l1_offset);
     be64_put(raw + 48, h->reftable_offset);
     be32_put(raw + 56, h->reftable_clusters);
+    be32_put(raw + 60, h->n_snapshots);
+    be64_put(raw + 64, h->snapshots_offset);
     if (h->version >= 3) {
         be64_put(raw + 72, h->incompatible);
         be64_put(raw + 80, h->compatible);
@@ -224,4 +226,27 @@ int qcow2_header_update(Qcow2 *q)
     }
     result = block_file_write(q->file, 0, raw, length);
     return result < 0 ? result : block_node_sync(q->node);
+}
+
+int qcow2_header_dirty(Qcow2 *q, bool dirty)
+{
+    uint64_t was = q->header.incompatible;
+    if (q->header.version < 3)
+        return 0;
+    q->header.incompatible = dirty ? was | QCOW2_INCOMPAT_DIRTY : was & ~QCOW2_INCOMPAT_DIRTY;
+    int result = was == q->header.incompatible ? 0 : qcow2_header_update(q);
+    if (result < 0)
+        q->header.incompatible = was;
+    return result;
+}
+
+int qcow2_header_switch(Qcow2 *q, const Qcow2Header *old, bool *unsure)
+{
+    int result = qcow2_header_update(q);
+    *unsure = false;
+    if (result < 0) {
+        q->header = *old;
+        *unsure = qcow2_header_update(q) < 0;
+    }
+    return result;
 }

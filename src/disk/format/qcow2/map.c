@@ -110,6 +110,19 @@ static int fill_table(Qcow2 *q, uint64_t table, uint64_t old)
     return result < 0 ? result : block_file_write(q->file, table, copy, q->cluster_size);
 }
 
+void qcow2_l1_set(Qcow2 *q, uint64_t index, uint64_t entry)
+{
+    q->l1[index] = entry;
+    if (q->l1_dirty_first == q->l1_dirty_end) {
+        q->l1_dirty_first = index;
+        q->l1_dirty_end = index + 1;
+    } else {
+        q->l1_dirty_first = MIN(q->l1_dirty_first, index);
+        q->l1_dirty_end = MAX(q->l1_dirty_end, index + 1);
+    }
+    q->uncommitted = true;
+}
+
 int qcow2_l2_writable(Qcow2 *q, uint64_t offset)
 {
     uint64_t index = offset >> (q->cluster_bits + q->l2_bits);
@@ -131,15 +144,7 @@ int qcow2_l2_writable(Qcow2 *q, uint64_t offset)
     g_mutex_lock(&q->lock);
     qcow2_cache_forget(q, &q->l2, table, q->cluster_size);
     qcow2_cache_forget(q, &q->refcounts, table, q->cluster_size);
-    q->l1[index] = table | QCOW2_COPIED;
-    if (q->l1_dirty_first == q->l1_dirty_end) {
-        q->l1_dirty_first = index;
-        q->l1_dirty_end = index + 1;
-    } else {
-        q->l1_dirty_first = MIN(q->l1_dirty_first, index);
-        q->l1_dirty_end = MAX(q->l1_dirty_end, index + 1);
-    }
-    q->uncommitted = true;
+    qcow2_l1_set(q, index, table | QCOW2_COPIED);
     qcow2_tables_add(q, table);
     if (old)
         qcow2_tables_remove(q, old);

@@ -269,9 +269,16 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
     info->n_snapshots = q->header.n_snapshots;
     for (unsigned i = 0; i < info->n_snapshots; i++) {
         const Qcow2Snapshot *s = &q->snapshots[i];
-        info->snapshots[i] =
-            (BlockSnapshotInfo){g_strdup(s->id), g_strdup(s->name), s->vm_state_size,
-                                s->date_seconds, s->date_ns,        s->vm_clock_ns, 0, false};
+        info->snapshots[i] = (BlockSnapshotInfo){
+            .id = g_strdup(s->id),
+            .name = g_strdup(s->name),
+            .vm_state_size = s->vm_state_size,
+            .date_seconds = s->date_seconds,
+            .date_ns = s->date_ns,
+            .vm_clock_ns = s->vm_clock_ns,
+            .icount = s->icount,
+            .has_icount = s->icount != UINT64_MAX,
+        };
     }
 }
 
@@ -296,6 +303,7 @@ const BlockFormat block_format_qcow2 = {
     .info = qcow2_info,
     .check = qcow2_check,
     .resize = qcow2_resize,
+    .snapshots = &qcow2_snapshot_ops,
     .write_compressed = qcow2_write_compressed,
     .pack = qcow2_pack,
     .write_packed = qcow2_write_packed,

@@ -86,6 +86,10 @@ typedef struct Qcow2Snapshot {
     uint32_t l1_entries;
     char *id, *name;
     uint64_t vm_state_size, date_seconds, date_ns, vm_clock_ns;
+    uint64_t disk_size;
+    uint64_t icount;       /* UINT64_MAX: not counted */
+    uint8_t *extra;        /* what we do not know of its extra data, kept as it is */
+    uint32_t extra_length;
 } Qcow2Snapshot;
 
 typedef struct Qcow2 {
@@ -119,6 +123,7 @@ typedef struct Qcow2 {
     GArray *tables;      /* sorted host offsets (uint64_t) of L2 tables and refcount blocks */
     GArray *fixed;       /* Qcow2Range: the other metadata */
     Qcow2Snapshot *snapshots;
+    uint64_t snapshots_bytes; /* of their table */
     bool repairing;      /* opened for block_check */
     bool corrupt;        /* found out: nothing is written any more */
 
@@ -134,10 +139,38 @@ bool qcow2_probe(const uint8_t *head, size_t length);
 bool qcow2_header_read(BlockNode *node, Qcow2Header *header, GError **err);
 /* Writes the fields that change in place: features, L1, refcount table, size. meta held. */
 int qcow2_header_update(Qcow2 *q);
+/*
+ * The same for a header that was @old before. When it fails q->header is @old again, in the file
+ * too unless *unsure: then nothing that either refers to may be freed.
+ */
+int qcow2_header_switch(Qcow2 *q, const Qcow2Header *old, bool *unsure);
+/*
+ * Marks the image as one whose refcounts and copied flags are in flux, so that whoever opens it
+ * after a crash counts them anew (version 3; version 2 has no such mark).
+ */
+int qcow2_header_dirty(Qcow2 *q, bool dirty);
 
 /* snapshot.c */
 bool qcow2_snapshots_load(Qcow2 *q, GError **err);
 void qcow2_snapshots_free(Qcow2 *q);
+/* By id, else by name; NULL: there is none. */
+Qcow2Snapshot *qcow2_snapshot_find(const Qcow2 *q, const char *which);
+/* A table of @list in new clusters, which the header does not refer to yet. meta held. */
+int qcow2_snapshots_write(Qcow2 *q, const Qcow2Snapshot *list, uint32_t n, uint64_t *offset,
+                          uint64_t *bytes);
+/* q->fixed anew: the tables of snapshots and bitmaps. `lock` is held or not yet shared. */
+void qcow2_fixed_build(Qcow2 *q);
+
+/* snapshot-ops.c */
+extern const BlockSnapshotOps qcow2_snapshot_ops;
+
+/* tree.c: all that an L1 table leads to; meta is held and nothing is uncommitted */
+/* Counts everything one up; when it fails, nothing is changed. */
+int qcow2_tree_refer(Qcow2 *q, const uint64_t *l1, uint32_t entries);
+/* Gives everything back, by qcow2_free_later. */
+int qcow2_tree_free(Qcow2 *q, const uint64_t *l1, uint32_t entries);
+/* Sets the copied flags of the disk's tables to what the refcounts say. */
+int qcow2_tree_copied(Qcow2 *q);
 
 /* cache.c: `lock` is held */
 void qcow2_cache_init(Qcow2Cache *cache, unsigned page_size, uint64_t bytes);
@@ -172,6 +205,10 @@ int qcow2_refcount_add(Qcow2 *q, uint64_t offset, uint64_t length, int delta);
 int qcow2_alloc(Qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got, bool *fresh);
 /* Exactly @clusters free clusters in a row, for a table; refcount set to one. */
 int qcow2_alloc_table(Qcow2 *q, uint64_t clusters, uint64_t *offset);
+/* Exactly @clusters free clusters in a row, where they are found. */
+int qcow2_alloc_row(Qcow2 *q, uint64_t clusters, uint64_t *offset);
+/* @bytes (whole clusters) into clusters of their own; on failure they are free again. */
+int qcow2_write_new(Qcow2 *q, const void *bytes, uint64_t length, uint64_t *offset);
 /* Gives clusters back once nothing in the file refers to them. */
 void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t length, bool punch);
 
@@ -213,6 +250,8 @@ Qcow2Kind qcow2_entry_kind(const Qcow2Entry *entry, unsigned sub);
 int qcow2_map(Qcow2 *q, uint64_t offset, uint64_t length, bool wait, Qcow2Map *map);
 /* The host bytes a compressed entry refers to. */
 void qcow2_packed_extent(const Qcow2 *q, uint64_t entry, uint64_t *offset, uint64_t *length);
+/* Changes an entry of the L1 table in memory; `lock` is held. */
+void qcow2_l1_set(Qcow2 *q, uint64_t index, uint64_t entry);
 /* Makes the L2 table for @offset ours to change; meta held. */
 int qcow2_l2_writable(Qcow2 *q, uint64_t offset);
 
@@ -250,3 +289,5 @@ int qcow2_preallocate(Qcow2 *q, uint64_t at, uint64_t end);
 bool qcow2_create_check(const BlockCreate *create, GError **err);
 bool qcow2_create(BlockFile *file, const BlockCreate *create, GError **err);
 bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err);
+/* A longer L1 table in new clusters; the caller updates the header, then commits. meta held. */
+int qcow2_grow_l1(Qcow2 *q, uint32_t entries);

@@ -415,6 +415,28 @@ int qcow2_alloc(Qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got, bool *
     return overlap ? qcow2_corrupt(q) : 0;
 }
 
+int qcow2_alloc_row(Qcow2 *q, uint64_t clusters, uint64_t *offset)
+{
+    uint64_t got;
+    bool fresh;
+    int result = qcow2_alloc(q, clusters, offset, &got, &fresh);
+    if (result < 0 || got == clusters)
+        return result;
+    result = qcow2_refcount_add(q, *offset, got << q->cluster_bits, -1);
+    return result < 0 ? result : qcow2_alloc_table(q, clusters, offset);
+}
+
+int qcow2_write_new(Qcow2 *q, const void *bytes, uint64_t length, uint64_t *offset)
+{
+    int result = qcow2_alloc_row(q, length >> q->cluster_bits, offset);
+    if (result < 0)
+        return result;
+    result = block_file_write(q->file, *offset, bytes, length);
+    if (result < 0)
+        qcow2_refcount_add(q, *offset, length, -1);
+    return result;
+}
+
 void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t length, bool punch)
 {
     Qcow2Free item = {align_down(offset, q->cluster_size),

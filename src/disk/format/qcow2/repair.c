@@ -216,7 +216,9 @@ bool qcow2_check_repair(Qcow2Check *c, BlockRepair repair, bool *changed, GError
     Qcow2 *q = c->q;
     bool was_corrupt = q->corrupt;
     int result = 0;
-    if (c->out->corruptions == 0 && c->out->leaks == 0)
+    /* A writer that died may have left flags alone wrong, which nobody complained about. */
+    bool dirty = (q->header.incompatible & QCOW2_INCOMPAT_DIRTY) && repair == BLOCK_REPAIR_ALL;
+    if (c->out->corruptions == 0 && c->out->leaks == 0 && !dirty)
         return true;
     *changed = true;
     q->corrupt = false;
