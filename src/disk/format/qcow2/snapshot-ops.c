@@ -21,6 +21,8 @@ static int begin(Qcow2 *q, BlockRange *range)
 {
     qcow2_hold(q, range, 0, WHOLE, true);
     g_mutex_lock(&q->meta);
+    if (q->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)
+        return -ENOTSUP; /* the data have no refcounts */
     /* Twice: what the first sets free, the second writes down. */
     int result = qcow2_commit(q);
     return result < 0 ? result : qcow2_commit(q);

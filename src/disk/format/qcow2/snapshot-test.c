@@ -23,6 +23,7 @@ static const Kind kinds[] = {
     {"64k", "cluster_size=64k", true},
     {"512", "cluster_size=512,refcount_bits=64", true},
     {"4k-narrow", "cluster_size=4k,refcount_bits=8", true},
+    {"extended", "cluster_size=16k,extended_l2=on", true},
     {"v2", "cluster_size=4k,compat=0.10", false},
 };
 

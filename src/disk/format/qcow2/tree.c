@@ -5,24 +5,24 @@
 
 #include <errno.h>
 
-/* A cluster that holds a table, or what an L2 entry refers to; @entry is 0 for a table. */
-typedef int (*Visit)(void *opaque, uint64_t entry, uint64_t offset, uint64_t length);
+/* A cluster that holds a table, or what an L2 entry refers to; @entry is NULL for a table. */
+typedef int (*Visit)(void *opaque, const Qcow2Entry *entry, uint64_t offset, uint64_t length);
 
 static int visit_table(Qcow2 *q, uint64_t table, uint8_t *buffer, Visit visit, void *opaque)
 {
     int result = block_file_read(q->file, table, buffer, q->cluster_size);
     for (uint64_t i = 0; i < 1ull << q->l2_bits && result == 0; i++) {
-        uint64_t entry = be64_get(buffer + i * 8);
-        uint64_t offset = entry & QCOW2_OFFSET_MASK, length = q->cluster_size;
-        if (entry & QCOW2_COMPRESSED)
-            qcow2_packed_extent(q, entry, &offset, &length);
+        Qcow2Entry entry = qcow2_entry_get(q, buffer, i);
+        uint64_t offset = entry.word & QCOW2_OFFSET_MASK, length = q->cluster_size;
+        if (entry.word & QCOW2_COMPRESSED)
+            qcow2_packed_extent(q, entry.word, &offset, &length);
         else if (offset == 0)
             continue;
         else if (offset % q->cluster_size)
             return qcow2_corrupt(q);
-        result = visit(opaque, entry, offset, length);
+        result = visit(opaque, &entry, offset, length);
     }
-    return result == 0 ? visit(opaque, 0, table, q->cluster_size) : result;
+    return result == 0 ? visit(opaque, NULL, table, q->cluster_size) : result;
 }
 
 static int walk(Qcow2 *q, const uint64_t *l1, uint32_t entries, Visit visit, void *opaque)
@@ -52,7 +52,7 @@ typedef struct Count {
     int delta;
 } Count;
 
-static int count(void *opaque, uint64_t entry, uint64_t offset, uint64_t length)
+static int count(void *opaque, const Qcow2Entry *entry, uint64_t offset, uint64_t length)
 {
     Count *c = opaque;
     uint64_t size = c->q->cluster_size;
@@ -78,7 +78,7 @@ int qcow2_tree_refer(Qcow2 *q, const uint64_t *l1, uint32_t entries)
     return result;
 }
 
-static int release(void *opaque, uint64_t entry, uint64_t offset, uint64_t length)
+static int release(void *opaque, const Qcow2Entry *entry, uint64_t offset, uint64_t length)
 {
     Qcow2 *q = opaque;
     if (entry)
@@ -107,12 +107,13 @@ static int flag_table(Qcow2 *q, uint64_t table, uint8_t *buffer)
     bool changed = false;
     int result = block_file_read(q->file, table, buffer, q->cluster_size);
     for (uint64_t i = 0; i < 1ull << q->l2_bits && result == 0; i++) {
-        uint64_t entry = be64_get(buffer + i * 8), now;
+        uint8_t *at = buffer + i * q->entry_size;
+        uint64_t entry = be64_get(at), now;
         if ((entry & QCOW2_COMPRESSED) || !(entry & QCOW2_OFFSET_MASK))
             continue;
         result = flagged(q, entry, &now);
         changed |= now != entry;
-        be64_put(buffer + i * 8, now);
+        be64_put(at, now);
     }
     if (result < 0 || !changed)
         return result;
