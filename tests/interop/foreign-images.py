@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""vdi, vpc, vhdx, vmdk and qcow beside qemu-img: the same requests by both, each other's images, conversions, what is refused.
+"""vdi, vpc, vhdx, qed, vmdk and qcow beside qemu-img: the same requests by both, each other's images, conversions, what is refused.
 
 usage: foreign-images.py LODGE_IMG     (LODGE_CHECK_LONG=1: many more requests; LODGE_SEED=N: the same run again)
 """
@@ -42,6 +42,10 @@ SHAPES = [
     ("vmdk-split-flat", "vmdk", 5 * M, ["subformat=twoGbMaxExtentFlat,hwversion=7"]),
     ("vmdk-backed", "vmdk", 5 * M + 512, ["backing_file=base.vmdk,backing_fmt=vmdk"]),
     ("vmdk-backed-zero", "vmdk", 5 * M + 512, ["backing_file=base.vmdk,backing_fmt=vmdk,zeroed_grain=on,compat6=on"]),
+    ("qed", "qed", 9 * M + 512, []),
+    ("qed-small", "qed", 5 * M, ["cluster_size=4k,table_size=2"]),
+    ("qed-large", "qed", 9 * M + 512, ["cluster_size=2M,table_size=2"]),
+    ("qed-backed", "qed", 5 * M + 512, ["backing_file=base.vmdk,backing_fmt=vmdk"]),
     ("vhdx", "vhdx", 12 * M, []),
     ("vhdx-1m", "vhdx", 9 * M + 512, ["block_size=1M,log_size=2M"]),
     ("vhdx-off", "vhdx", 6 * M, ["block_size=2M,block_state_zero=off"]),
@@ -116,6 +120,9 @@ def shape(maker, fmt, size, options):
             for part in ours.parent.glob("image*"):
                 shutil.copy(part, theirs.parent / part.name)
             commands = requests(rng, size, OPERATIONS)
+            if fmt == "qed" and "backing" in str(options):
+                # Where a part of a zero cluster is written, QEMU takes the rest from the backing image.
+                commands = [c for c in commands if " -z " not in c]
             io("qemu", theirs, fmt, commands)
             io("lodge", ours, fmt, commands, extra=["-n"] if number else [])
             for tool in ("qemu-img", LODGE):
@@ -147,7 +154,8 @@ def convert():
     """Every pair, either tool, with the other to compare."""
     kinds = [("raw", []), ("qcow2", []), ("vdi", []), ("vdi", ["-o", "static=on"]), ("vpc", ["-o", "force_size=on"]),
              ("vpc", ["-o", "subformat=fixed,force_size=on"]), ("vhdx", []), ("vhdx", ["-o", "block_size=1M"]),
-             ("vhdx", ["-o", "subformat=fixed"]), ("qcow", []), *(("vmdk", ["-o", "subformat=" + s]) for s in VMDK_KINDS)]
+             ("vhdx", ["-o", "subformat=fixed"]), ("qcow", []), ("qed", []),
+             *(("vmdk", ["-o", "subformat=" + s]) for s in VMDK_KINDS)]
     with tempfile.TemporaryDirectory(prefix="lodge-foreign-") as tmp:
         folder = pathlib.Path(tmp)
         tap.run(["qemu-img", "create", "-q", "-f", "raw", folder / "0", "7M"])
@@ -242,6 +250,39 @@ def refused():
         tap.check("differencing" in tap.run([LODGE, "info", path], 1), "not refused by name")
 
 
+def qed():
+    """Options that are refused, in QEMU's words; resizing, rebasing, repairing."""
+    with tempfile.TemporaryDirectory(prefix="lodge-foreign-") as tmp:
+        path = pathlib.Path(tmp) / "image"
+        for options in ("cluster_size=5000", "cluster_size=1k", "table_size=3", "table_size=32"):
+            said = [tap.run([tool, "create", "-q", "-f", "qed", "-o", options, path, "1M"], 1).split(":", 1)[1]
+                    for tool in (LODGE, "qemu-img")]
+            tap.check(said[0] == said[1], str(said))
+        for tool, other in ((LODGE, "qemu-img"), ("qemu-img", LODGE)):
+            tap.run([tool, "create", "-q", "-f", "raw", f"{tmp}/base", "9M"])
+            io("qemu", f"{tmp}/base", "raw", ["write -q -P 3 0 9M"])
+            tap.run([tool, "create", "-q", "-f", "qed", "-b", "base", "-F", "raw", path, "4195840"])
+            io("lodge", path, "qed", ["write -q -P 4 1M 64k"])
+            tap.run([LODGE, "resize", "-q", "-f", "qed", path, "8M"])  # QEMU cannot where the backing image is longer
+            for reader in ("qemu", "lodge"):
+                io(reader, path, "qed", ["read -q -P 4 1M 64k", "read -q -P 3 1114112 1982464", f"read -q -P 0 4195840 {8 * M - 4195840}"])
+            shutil.copy(f"{tmp}/base", f"{tmp}/base2")
+            tap.run([tool, "rebase", "-u", "-f", "qed", "-b", "base2", "-F", "raw", path])
+            same_answers(path, "qed")
+            tap.run([tool, "rebase", "-f", "qed", "-b", "", path])
+            io("qemu" if tool == LODGE else "lodge", path, "qed", ["read -q -P 4 1M 64k", "read -q -P 3 0 1M"])
+            with open(path, "r+b") as f:
+                f.seek(16)
+                f.write(b"\x02")
+                f.seek(65536)
+                l2 = struct.unpack("<Q", f.read(8))[0]
+                f.seek(l2 + 8 * 100)
+                f.write(struct.pack("<Q", 1 << 40))
+            tap.run([tool, "check", "-r", "all", path])
+            tap.run([other, "check", path])
+            path.unlink()
+
+
 def vhdx_log():
     """A log that QEMU left behind is replayed by us, and ours by QEMU: the file as it is before the table is written."""
     with tempfile.TemporaryDirectory(prefix="lodge-foreign-") as tmp:
@@ -302,7 +343,7 @@ def main():
     tap.need("qemu-img", "qemu-io")
     print(f"# LODGE_SEED={SEED}")
     tests = [(f"{maker}-{s[0]}", functools.partial(shape, maker, *s[1:])) for s in SHAPES for maker in ("qemu", "lodge")]
-    tap.main(tests + [(f.__name__, f) for f in (sizes, convert, compressed, encrypted, refused, repaired, vhdx_log)])
+    tap.main(tests + [(f.__name__, f) for f in (sizes, convert, compressed, encrypted, refused, repaired, qed, vhdx_log)])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ const BlockFormat *const block_formats[] = {
     &block_format_vmdk,
     &block_format_vpc,
     &block_format_vhdx,
+    &block_format_qed,
     &block_format_raw,
     NULL,
 };

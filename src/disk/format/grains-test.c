@@ -29,6 +29,9 @@ static const Shape shapes[] = {
     {"qcow-backed", "qcow", "", MIB(2), true},
     {"qcow-aes", "qcow", "encrypt.format=aes,encrypt.key-secret=s", MIB(1), false},
     {"qcow-aes-backed", "qcow", "encrypt.format=aes,encrypt.key-secret=s", MIB(1), true},
+    {"qed", "qed", "cluster_size=4096,table_size=1", MIB(4), false},
+    {"qed-64k", "qed", "table_size=1", MIB(3) + 512, false},
+    {"qed-backed", "qed", "cluster_size=8192,table_size=2", MIB(2), true},
     {"vmdk-stream", "vmdk", "subformat=streamOptimized", MIB(1), false},
 };
 
