@@ -135,44 +135,57 @@ static bool check_footer(BlockNode *node, const Vpc *v, uint64_t sectors, GError
     return true;
 }
 
+/* In the order and, where it has them, the words of QEMU; it does not look at the checksum. */
+static bool check_dynamic_header(BlockNode *node, const Vpc *v, const uint8_t *h, GError **err)
+{
+    const char *path = node->path;
+    uint32_t block = be32_get(h + VPC_DYNAMIC_BLOCK_SIZE), blocks = be32_get(h + VPC_DYNAMIC_BLOCKS);
+    uint64_t at = be64_get(v->footer + VPC_DATA_OFFSET);
+    if (memcmp(h, "cxsparse", 8))
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: the dynamic header has a wrong cookie", path);
+    if (block < VPC_SECTOR || (block & (block - 1)))
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "Invalid block size %u", block);
+    if ((uint64_t)blocks * block < node->size)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "Page table too small");
+    if (blocks > INT32_MAX / 4)
+        return lodge_fail(err, LODGE_ERROR_LIMIT, "Max Table Entries too large (%d)", (int)blocks);
+    if (block < BLOCK_SIZE_MIN || block > BLOCK_SIZE_MAX)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                          "%s: a block size of %u is not supported; powers of two from 4 KiB to "
+                          "64 MiB are",
+                          path, block);
+    if (!range_within(at, VPC_DYNAMIC_BYTES, v->end))
+        return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                          "%s: the dynamic header at 0x%" G_GINT64_MODIFIER
+                          "x is not within the file",
+                          path, at);
+    return be32_get(h + VPC_DYNAMIC_CHECKSUM) ==
+               vpc_checksum(h, VPC_DYNAMIC_BYTES, VPC_DYNAMIC_CHECKSUM) ||
+           lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: the checksum of the dynamic header is wrong",
+                      path);
+}
+
 static bool read_dynamic_header(BlockNode *node, Vpc *v, GError **err)
 {
     uint8_t h[VPC_DYNAMIC_BYTES];
     BlockMap *m = &v->map;
     const char *path = node->path;
     uint64_t at = be64_get(v->footer + VPC_DATA_OFFSET);
-    if (at % VPC_SECTOR || !range_within(at, sizeof(h), v->end))
-        return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: the dynamic header at 0x%" G_GINT64_MODIFIER
-                          "x is not within the file",
-                          path, at);
-    int result = block_file_read(node->file, at, h, sizeof(h));
+    int result = at % VPC_SECTOR || at > INT64_MAX / 2 ? -EINVAL
+                                                       : block_file_read(node->file, at, h, sizeof(h));
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot read its dynamic header", path);
-    if (memcmp(h, "cxsparse", 8) || be32_get(h + VPC_DYNAMIC_CHECKSUM) !=
-                                        vpc_checksum(h, sizeof(h), VPC_DYNAMIC_CHECKSUM))
-        return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: the dynamic header has a wrong cookie or checksum", path);
-    uint64_t block = be32_get(h + VPC_DYNAMIC_BLOCK_SIZE);
-    if (block < BLOCK_SIZE_MIN || block > BLOCK_SIZE_MAX || (block & (block - 1)))
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: a block size of %" G_GUINT64_FORMAT " is not supported; powers of "
-                          "two from 4 KiB to 64 MiB are",
-                          path, block);
-    m->block = block;
-    m->blocks = (node->size + block - 1) / block;
-    if (be32_get(h + VPC_DYNAMIC_BLOCKS) < m->blocks)
-        return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: a block table of %u entries is too small for a disk of "
-                          "%" G_GUINT64_FORMAT " bytes",
-                          path, be32_get(h + VPC_DYNAMIC_BLOCKS), node->size);
+    if (!check_dynamic_header(node, v, h, err))
+        return false;
+    m->block = be32_get(h + VPC_DYNAMIC_BLOCK_SIZE);
+    m->blocks = (node->size + m->block - 1) / m->block;
     m->table_offset = be64_get(h + VPC_DYNAMIC_TABLE);
     if (m->table_offset % VPC_SECTOR || m->table_offset < VPC_FOOTER_BYTES ||
         (m->table_offset < at + sizeof(h) && m->table_offset + m->blocks * 4 > at))
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "%s: the block table at 0x%" G_GINT64_MODIFIER "x lies on the header",
                           path, m->table_offset);
-    v->bitmap = vpc_bitmap_bytes(block);
+    v->bitmap = vpc_bitmap_bytes(m->block);
     m->base = v->bitmap;
     m->unit = VPC_SECTOR;
     m->none_from = VPC_FREE;
