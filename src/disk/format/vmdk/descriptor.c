@@ -189,7 +189,7 @@ bool vmdk_descriptor_parse(VmdkDescriptor *d, const char *text, size_t length, G
     *d = (VmdkDescriptor){.parent_cid = VMDK_CID_NONE};
     d->extents = g_array_new(FALSE, TRUE, sizeof(VmdkExtentLine));
     g_array_set_clear_func(d->extents, clear_line);
-    Slice rest = {text, strnlen(text, MIN(length, VMDK_DESCRIPTOR_MAX))};
+    Slice rest = {text, length ? strnlen(text, MIN(length, VMDK_DESCRIPTOR_MAX)) : 0};
     while (rest.length) {
         Slice line = next_line(&rest);
         skip_blanks(&line);
