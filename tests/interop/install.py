@@ -10,7 +10,9 @@ import tempfile
 
 from vmm_guest import POWER_OFF, image
 
-FILES = ["bin/lodge", "bin/lodge-img", "bin/lodge-vmm", "share/bash-completion/completions/lodge"]
+FILES = ["bin/lodge", "bin/lodge-img", "bin/lodge-vmm", "share/bash-completion/completions/lodge",
+         "share/bash-completion/completions/lodge-img"]
+NAMES = [f"libexec/lodge/names/{name}" for name in ("qemu-img", "qemu-io", "qemu-nbd")]
 PAGES = ["lodge", "lodge-run", "lodge-img", "lodge-vmm"]
 LIMIT_S = 30
 
@@ -24,6 +26,7 @@ def main():
         prefix = os.path.dirname(share)
         missing = [name for name in FILES + [f"share/man/man1/{page}.1" for page in PAGES]
                    if not os.path.isfile(os.path.join(prefix, name))]
+        missing += [name for name in NAMES if not os.path.islink(os.path.join(prefix, name))]
         print("not ok" if missing else "ok", "1 programs, pages and completion", "# missing:" if missing else "", *missing)
         kernel = os.path.join(folder, "kernel")
         with open(kernel, "wb") as f:

@@ -94,8 +94,12 @@ extern const ImageCommand image_amend_command, image_bench_command, image_bitmap
 
 /* The whole program; the exit status. */
 int image_main(int argc, char **argv);
-/* main.c: the text of --help; free it. */
+/* ---- help.c: made from the tables; free them */
 char *image_help(void);
+char *image_manual(void); /* the commands' sections of the manual page */
+char *image_bash_completion(void);
+
+/* main.c */
 void image_print_version(void);
 
 /* ---- common.c */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A file that fails or waits when it is told to: QEMU's driver blkdebug, for tests of what is above
- * it. The events that come are read_aio and write_aio (the disk is read or written) and
- * flush_to_disk; rules for the insides of QEMU's formats are accepted and never apply.
+ * it. The events that come are read_aio and write_aio (the disk is read or written),
+ * flush_to_disk, pwritev and pwritev_rmw_* (of unaligned writes); rules for the insides of QEMU's
+ * formats are accepted and never apply.
  */
 #include "base/bytes.h"
 #include "base/error.h"
@@ -188,7 +189,15 @@ static int pass_aligned(Debug *d, bool write, uint64_t offset, const struct iove
         return -ENOMEM;
     if (write)
         g_mutex_lock(&d->file.rmw);
+    if (write && start != offset)
+        debug_event(&d->file, "pwritev_rmw_head");
+    if (write && end != offset + length)
+        debug_event(&d->file, "pwritev_rmw_tail");
     int result = pass(d, false, start, &whole, 1);
+    if (write && start != offset)
+        debug_event(&d->file, "pwritev_rmw_after_head");
+    if (write && end != offset + length)
+        debug_event(&d->file, "pwritev_rmw_after_tail");
     if (result == 0 && write) {
         uint64_t size = 0;
         block_iov_to(bytes + (offset - start), iov, n, 0, length);
@@ -212,6 +221,7 @@ static int debug_readv(BlockFile *file, uint64_t offset, const struct iovec *iov
 
 static int debug_writev(BlockFile *file, uint64_t offset, const struct iovec *iov, int n)
 {
+    debug_event(file, "pwritev");
     int result = verdict(debug_of(file), IO_WRITE, offset, block_iov_length(iov, n));
     return result < 0 ? result : pass_aligned(debug_of(file), true, offset, iov, n);
 }
