@@ -13,7 +13,7 @@
 typedef struct Shape {
     const char *name, *format;
     uint64_t size;
-    const char *options; /* of `-o` */
+    const char *options; /* of `-o`; DATA: a file's name */
     bool backed, direct;
     unsigned operations;
 } Shape;
@@ -34,11 +34,17 @@ static const Shape shapes[] = {
     {"qcow2-extended-16k", "qcow2", MIB(5), "extended_l2=on,cluster_size=16k,compression_type=zstd", true, false, 600},
     {"qcow2-extended-2m", "qcow2", MIB(24), "extended_l2=on,cluster_size=2M", false, false, 100},
     {"qcow2-extended-metadata", "qcow2", MIB(6), "extended_l2=on,preallocation=metadata", true, false, 300},
+    {"qcow2-data-file", "qcow2", MIB(9), "data_file=DATA", true, false, 400},
+    {"qcow2-data-file-direct", "qcow2", MIB(9), "data_file=DATA,cluster_size=4k", false, true, 300},
+    {"qcow2-data-file-raw", "qcow2", MIB(5) + 512, "data_file=DATA,data_file_raw=on,cluster_size=32k", false, false, 400},
+    {"qcow2-data-file-extended", "qcow2", MIB(9), "data_file=DATA,extended_l2=on", true, false, 400},
+    {"qcow2-full", "qcow2", MIB(9), "preallocation=full", false, false, 300},
+    {"qcow2-falloc", "qcow2", MIB(9), "preallocation=falloc,extended_l2=on", true, false, 300},
     {"qcow2-metadata", "qcow2", MIB(16), "cluster_size=65536,preallocation=metadata", false, false, 300},
 };
 
 typedef struct Bench {
-    char *folder, *path, *base;
+    char *folder, *path, *base, *data;
     uint8_t *model;
     uint64_t size;
     BlockNode *node;
@@ -180,7 +186,10 @@ static void make(Bench *b, const Shape *shape)
         g_assert_true(g_file_set_contents(b->base, (char *)b->model, (gssize)length, NULL));
     }
     json_auto_t *named = json_object();
-    g_assert_true(block_options_parse(shape->options, NULL, NULL, named, &error));
+    b->data = g_build_filename(b->folder, "data", NULL);
+    g_auto(GStrv) parts = g_strsplit(shape->options, "DATA", -1);
+    g_autofree char *options_text = g_strjoinv(b->data, parts);
+    g_assert_true(block_options_parse(options_text, NULL, NULL, named, &error));
     BlockCreate create = {.path = b->path,
                           .format = shape->format,
                           .size = shape->size,
@@ -229,12 +238,21 @@ static void run_shape(gconstpointer data)
         close_node(&b);
         check_by_qemu(&b, shape);
     }
+    if (strstr(shape->options, "data_file_raw")) {
+        g_autofree char *content = NULL;
+        gsize length = 0;
+        g_assert_true(g_file_get_contents(b.data, &content, &length, NULL));
+        g_assert_cmpuint(length, ==, shape->size);
+        g_assert_cmpint(memcmp(content, b.model, length), ==, 0);
+    }
     g_unlink(b.path);
     if (b.base)
         g_unlink(b.base);
     g_rmdir(b.folder);
     g_free(b.path);
     g_free(b.base);
+    g_unlink(b.data);
+    g_free(b.data);
     g_free(b.folder);
     g_free(b.model);
 }

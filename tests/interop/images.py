@@ -57,6 +57,9 @@ SHAPES = [
     ("extended-16k", 6 * M + 512, "extended_l2=on,cluster_size=16k", {"filled"}),
     ("extended-zstd", 8 * M, "extended_l2=on,cluster_size=32k,compression_type=zstd", {"compressed", "backed", "snapshot"}),
     ("extended-metadata", 8 * M, "extended_l2=on,preallocation=metadata", {"backed"}),
+    ("data-file", 8 * M, "data_file=DATA", {"backed"}),
+    ("data-file-raw", 4 * M, "data_file=DATA,data_file_raw=on,cluster_size=4k", {}),
+    ("data-file-extended", 8 * M, "data_file=DATA,extended_l2=on,cluster_size=32k", {"backed"}),
     ("raw", 4 * M, None, {}),
 ]
 
@@ -113,7 +116,7 @@ def make(folder, rng, size, options, features):
         tap.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=8k", *backing, folder / "middle", str(size)])
         qemu_io(folder / "middle", "qcow2", requests(rng, size, 8, True))
         backing = ["-b", "middle", "-F", "qcow2"]
-    opts = ["-o", options] if options else []
+    opts = ["-o", options.replace("DATA", f"{folder}/data-1")] if options else []
     if "compressed" in features:
         tap.run(["qemu-img", "create", "-q", "-f", "raw", folder / "content", str(size)])
         qemu_io(folder / "content", "raw", requests(rng, size, 10, False))
@@ -147,6 +150,10 @@ def shape(name, size, options, features):
         fmt = make(folder, rng, size, options, features)
         snapshot = flat(folder, "image", "-l", "one") if "snapshot" in features else None
         shutil.copy(folder / "image", folder / "ours")
+        if "data_file" in (options or ""):
+            shutil.copy(folder / "data-1", folder / "data-2")
+            at = (folder / "ours").read_bytes().index(b"/data-1")
+            patched(folder / "ours", at, b"/data-2")
         discards = fmt == "qcow2" and not ("compat=0.10" in options and features & {"backed", "chain"})
         for number in range(ROUNDS):
             commands = requests(rng, size, OPERATIONS, discards)
@@ -155,6 +162,8 @@ def shape(name, size, options, features):
             lodge_io(folder / "ours", fmt, commands, extra=extra)
             tap.run(["qemu-img", "compare", "-f", fmt, "-F", fmt, folder / "image", folder / "ours"])
             tap.run([LODGE, "compare", "-f", fmt, "-F", fmt, folder / "image", folder / "ours"])
+            if "data_file_raw" in (options or ""):
+                tap.run(["qemu-img", "compare", "-f", "raw", "-F", fmt, folder / "data-2", folder / "ours"])
             if fmt == "qcow2":
                 tap.run(["qemu-img", "check", "-f", fmt, folder / "ours"])
                 tap.run([LODGE, "check", "-f", fmt, folder / "ours"])
@@ -182,7 +191,10 @@ def created():
         for options in ([], ["-o", "compat=0.10"], ["-o", "cluster_size=512"], ["-o", "cluster_size=2M"],
                         ["-o", "refcount_bits=1"], ["-o", "refcount_bits=64,cluster_size=512"],
                         ["-o", "lazy_refcounts=on"], ["-o", "compression_type=zstd"],
-                        ["-o", "preallocation=metadata"], ["-b", "base", "-F", "raw"],
+                        ["-o", "preallocation=metadata"], ["-o", "extended_l2=on"],
+                        ["-o", "extended_l2=on,cluster_size=16k", "-b", "base", "-F", "raw"],
+                        ["-o", f"data_file={tmp}/data"], ["-o", f"data_file={tmp}/data,data_file_raw=on"],
+                        ["-b", "base", "-F", "raw"],
                         ["-b", "base", "-F", "raw", "-o", "cluster_size=512"]):
             path = folder / "image"
             tap.run([LODGE, "create", "-q", "-f", "qcow2", *options, path, "40M"])
@@ -228,7 +240,9 @@ def bad_options():
                                    ("qcow2", ["-o", "compat=0.10,refcount_bits=8"], "1.1"),
                                    ("qcow2", ["-o", "compression_type=lzma"], "lzma"),
                                    ("qcow2", ["-o", "encryption=on"], "encryption"),
-                                   ("qcow2", ["-o", "preallocation=full"], "full"),
+                                   ("qcow2", ["-o", "data_file_raw=on"], "data-file-raw requires data-file"),
+                                   ("qcow2", ["-o", "data_file=x,compat=0.10"], "External data files"),
+                                   ("qcow2", ["-o", "preallocation=some"], "some"),
                                    ("qcow2", ["-b", "nowhere", "-F", "raw"], "nowhere"),
                                    ("qcow2", ["-b", path], "same filename"),
                                    ("raw", ["-o", "cluster_size=4k"], "cluster_size"),
@@ -259,8 +273,6 @@ def refused():
             tap.check(word in said and str(path) in said, f"no '{word}' in: {said}")
             path.unlink()
 
-        tap.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={tmp}/data", path, "1M"])
-        refusal("external data file")
         tap.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
         patched(path, 32, struct.pack(">I", 2))
         refusal("LUKS")

@@ -6,7 +6,6 @@
 #include "disk/iov.h"
 
 #include <errno.h>
-#include <fcntl.h>
 
 #define SECTOR 512
 
@@ -151,17 +150,9 @@ static bool raw_create_check(const BlockCreate *create, GError **err)
 /* Gives [start, end) of the file its host storage. */
 static int preallocate(BlockFile *file, uint64_t start, uint64_t end, BlockPreallocation mode)
 {
-    static const uint8_t zeroes[65536];
-    if (mode == BLOCK_PREALLOCATE_OFF || start >= end)
-        return 0;
-    if (mode == BLOCK_PREALLOCATE_FALLOC && file->fd >= 0)
-        return -posix_fallocate(file->fd, (off_t)start, (off_t)(end - start));
-    for (int result; start < end; start += sizeof(zeroes)) {
-        result = block_file_write(file, start, zeroes, MIN(sizeof(zeroes), end - start));
-        if (result < 0)
-            return result;
-    }
-    return 0;
+    return mode == BLOCK_PREALLOCATE_OFF
+               ? 0
+               : block_file_preallocate(file, start, end, mode == BLOCK_PREALLOCATE_FULL);
 }
 
 /*

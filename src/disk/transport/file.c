@@ -458,3 +458,19 @@ int block_file_writev(BlockFile *file, uint64_t offset, const struct iovec *iov,
 {
     return file_vector(file, true, offset, iov, n, skip, length);
 }
+
+int block_file_preallocate(BlockFile *file, uint64_t start, uint64_t end, bool full)
+{
+    static const uint8_t zeroes[65536];
+    if (start >= end)
+        return 0;
+    if (!full && file->fd >= 0 && !file->block_device)
+        return -posix_fallocate(file->fd, (off_t)start, (off_t)(end - start));
+    for (uint64_t part; start < end; start += part) {
+        part = MIN(sizeof(zeroes), end - start);
+        int result = block_file_write(file, start, zeroes, part);
+        if (result < 0)
+            return result;
+    }
+    return 0;
+}

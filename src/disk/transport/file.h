@@ -59,6 +59,9 @@ bool block_file_prepare(const char *path, const json_t *options, GError **err);
 void block_file_close(BlockFile *file); /* NULL is accepted */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BlockFile, block_file_close)
 
+/* Gives [start, end) its host storage: set aside, or (@full) written with zeroes. */
+int block_file_preallocate(BlockFile *file, uint64_t start, uint64_t end, bool full);
+
 /* Flat-buffer forms of the operations. */
 int block_file_read(BlockFile *file, uint64_t offset, void *buffer, size_t length);
 int block_file_write(BlockFile *file, uint64_t offset, const void *buffer, size_t length);

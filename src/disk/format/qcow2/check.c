@@ -138,7 +138,7 @@ static void refer_entry(Qcow2Check *c, const Qcow2Entry *e, uint32_t times, bool
         c->out->allocated_clusters += active;
         c->out->compressed_clusters += active;
         c->out->fragmented_clusters += active;
-    } else if (offset == 0) {
+    } else if (!qcow2_entry_placed(q, e)) {
         return;
     } else if (offset % q->cluster_size) {
         corrupt(c, "data cluster at 0x%" G_GINT64_MODIFIER "x is not aligned", offset);
@@ -150,7 +150,11 @@ static void refer_entry(Qcow2Check *c, const Qcow2Entry *e, uint32_t times, bool
     }
     if (e->zero && q->header.version < 3)
         corrupt(c, "zero flag in a version 2 image: 0x%" G_GINT64_MODIFIER "x", entry);
-    refer(c, offset, length, times, "a data cluster");
+    if (q->external && (entry & QCOW2_COMPRESSED))
+        corrupt(c, "compressed cluster in an image with a data file: 0x%" G_GINT64_MODIFIER "x",
+                entry);
+    else if (!q->external)
+        refer(c, offset, length, times, "a data cluster");
 }
 
 static bool walk_l2(Qcow2Check *c, uint64_t table, uint32_t times, bool active, GError **err)

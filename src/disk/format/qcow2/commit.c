@@ -59,25 +59,25 @@ int qcow2_commit(Qcow2 *q)
     if (q->refcounts.dirty > 0)
         result = qcow2_cache_write(q, &q->refcounts);
     if (result == 0 && q->reftable_dirty_end > q->reftable_dirty_first) {
-        result = block_node_sync(q->node);
+        result = qcow2_sync(q);
         if (result == 0)
             result = write_entries(q, q->header.reftable_offset, q->reftable,
                                    &q->reftable_dirty_first, &q->reftable_dirty_end);
     }
     if (result == 0 && tables) {
         /* Refcounts, and the data that was copied, before what refers to them. */
-        result = block_node_sync(q->node);
+        result = qcow2_sync(q);
         if (result == 0)
             result = qcow2_cache_write(q, &q->l2);
     }
     if (result == 0 && q->l1_dirty_end > q->l1_dirty_first) {
-        result = block_node_sync(q->node);
+        result = qcow2_sync(q);
         if (result == 0)
             result = write_entries(q, q->header.l1_offset, q->l1, &q->l1_dirty_first,
                                    &q->l1_dirty_end);
     }
     if (result == 0)
-        result = block_node_sync(q->node);
+        result = qcow2_sync(q);
     if (result < 0)
         return result;
     g_mutex_lock(&q->lock);

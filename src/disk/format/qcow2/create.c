@@ -10,6 +10,7 @@
 #define HEADER_LENGTH  112u
 #define EXT_BACKING    0xe2792acau
 #define EXT_FEATURES   0x6803f857u
+#define EXT_DATA_FILE  0x44415441u
 #define FEATURE_RECORD 48u
 
 typedef struct Feature {
@@ -26,6 +27,7 @@ static const Feature features[] = {
 /* In the order in which qemu-img lists them in its "Formatting" line. */
 const BlockOption qcow2_create_options[] = {
     {"cluster_size", BLOCK_OPTION_SIZE, "qcow2 cluster size", "65536"},
+    {"extended_l2", BLOCK_OPTION_BOOL, "Extended L2 tables", "off"},
     {"preallocation", BLOCK_OPTION_STRING,
      "Preallocation mode (allowed values: off, metadata, falloc, full)", NULL},
     {"compression_type", BLOCK_OPTION_STRING,
@@ -34,8 +36,10 @@ const BlockOption qcow2_create_options[] = {
     {"compat", BLOCK_OPTION_STRING, "Compatibility level (v2 [0.10] or v3 [1.1])", NULL},
     {"backing_file", BLOCK_OPTION_STRING, "File name of a base image", NULL},
     {"backing_fmt", BLOCK_OPTION_STRING, "Image format of the base image", NULL},
+    {"data_file", BLOCK_OPTION_STRING, "File name of an external data file", NULL},
+    {"data_file_raw", BLOCK_OPTION_BOOL, "The external data file must stay valid as a raw image",
+     NULL},
     {"lazy_refcounts", BLOCK_OPTION_BOOL, "Postpone refcount updates", "off"},
-    {"extended_l2", BLOCK_OPTION_BOOL, "Extended L2 tables", "off"},
     {"refcount_bits", BLOCK_OPTION_NUMBER, "Width of a reference count entry in bits", "16"},
     {NULL, 0, NULL, NULL},
 };
@@ -43,7 +47,8 @@ const BlockOption qcow2_create_options[] = {
 /* Where the parts of the new image lie, in clusters: header, refcount table, blocks, L1. */
 typedef struct Layout {
     unsigned cluster_bits, order;
-    bool old, lazy, zstd, extended;
+    bool old, lazy, zstd, extended, raw;
+    const char *data_file; /* borrowed; NULL: none */
     BlockPreallocation preallocation;
     uint64_t reftable_clusters, blocks, l1_clusters, l1_entries;
     uint64_t total; /* clusters in use */
@@ -58,6 +63,24 @@ static bool parse_compat(const BlockCreate *c, Layout *layout, GError **err)
     return lodge_fail(err, LODGE_ERROR_INVALID, "Invalid compatibility level: '%s'", text);
 }
 
+static bool check_data_file(const BlockCreate *c, Layout *layout, GError **err)
+{
+    layout->data_file = block_option_string(c->options, NULL, "data_file");
+    if (layout->raw && !layout->data_file)
+        return lodge_fail(err, LODGE_ERROR_INVALID, "data-file-raw requires data-file");
+    if (layout->raw && c->backing)
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Backing file and data-file-raw cannot be used at the same time");
+    if (layout->data_file && layout->old)
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "External data files are only supported with compatibility level 1.1 "
+                          "and above (use version=v3 or greater)");
+    /* Without the tables, the data file reads as the disk does only if all is in its place. */
+    if (layout->raw && layout->preallocation == BLOCK_PREALLOCATE_OFF)
+        layout->preallocation = BLOCK_PREALLOCATE_METADATA;
+    return true;
+}
+
 static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
 {
     const BlockOption *table = qcow2_create_options;
@@ -68,6 +91,7 @@ static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
         !block_option_number(c->options, table, "refcount_bits", &bits, err) ||
         !block_option_bool(c->options, table, "lazy_refcounts", &layout->lazy, err) ||
         !block_option_bool(c->options, table, "extended_l2", &layout->extended, err) ||
+        !block_option_bool(c->options, table, "data_file_raw", &layout->raw, err) ||
         !block_preallocation(c->options, &layout->preallocation, err))
         return false;
     bool old = layout->old;
@@ -94,6 +118,8 @@ static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Lazy refcounts only supported with compatibility level 1.1 and above "
                           "(use version=v3 or greater)");
+    if (!check_data_file(c, layout, err))
+        return false;
     layout->zstd = !strcmp(compression, "zstd");
     if (!layout->zstd && strcmp(compression, "zlib"))
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
@@ -103,9 +129,6 @@ static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Non-zlib compression type is only supported with compatibility level "
                           "1.1 and above (use version=v3 or greater)");
-    if (layout->preallocation > BLOCK_PREALLOCATE_METADATA)
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "preallocation falloc and full are not supported; off and metadata are");
     if (layout->preallocation && c->backing && !layout->extended)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Backing file and preallocation can only be used at the same time if "
@@ -175,7 +198,9 @@ static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *ra
     size_t at = 72;
     if (!old) {
         be64_put(raw + 72, (zstd ? QCOW2_INCOMPAT_COMPRESSION : 0) |
-                               (layout->extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0));
+                               (layout->extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0) |
+                               (layout->data_file ? QCOW2_INCOMPAT_DATA_FILE : 0));
+        be64_put(raw + 88, layout->raw ? QCOW2_AUTOCLEAR_RAW : 0);
         be64_put(raw + 80, layout->lazy ? QCOW2_COMPAT_LAZY : 0);
         be32_put(raw + 96, layout->order);
         be32_put(raw + 100, HEADER_LENGTH);
@@ -185,7 +210,14 @@ static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *ra
     size_t name = c->backing ? strlen(c->backing) : 0;
     size_t format = c->backing && c->backing_format ? strlen(c->backing_format) : 0;
     size_t table = old ? 0 : 8 + G_N_ELEMENTS(features) * FEATURE_RECORD;
-    size_t needed = at + (format ? 8 + align_up(format, 8) : 0) + 8 + name;
+    size_t data = layout->data_file ? strlen(layout->data_file) : 0;
+    size_t needed = at + (format ? 8 + align_up(format, 8) : 0) +
+                    (data ? 8 + align_up(data, 8) : 0) + 8 + name;
+    if (data > 1023 || (data && needed > cluster))
+        return lodge_fail(err, LODGE_ERROR_LIMIT,
+                          "The data file's name is too long for clusters of %" G_GUINT64_FORMAT
+                          " bytes",
+                          cluster);
     if (name > 1023 || needed > cluster)
         return lodge_fail(err, LODGE_ERROR_LIMIT,
                           "The backing file's name is too long for clusters of %" G_GUINT64_FORMAT
@@ -193,6 +225,8 @@ static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *ra
                           cluster);
     if (format)
         at += put_extension(raw + at, EXT_BACKING, c->backing_format, (uint32_t)format);
+    if (data)
+        at += put_extension(raw + at, EXT_DATA_FILE, layout->data_file, (uint32_t)data);
     if (table && needed + table <= cluster) /* 512-byte clusters have no room for it */
         at += put_features(raw + at);
     at += 8; /* the end of the extensions, all zero */
@@ -228,7 +262,7 @@ static int write_refcounts(BlockFile *file, const Layout *layout, uint8_t *raw)
 }
 
 /* Gives the clusters from *at on their places, as many as one page of an L2 table has entries for. */
-static int place(Qcow2 *q, uint64_t *at, uint64_t end)
+static int place(Qcow2 *q, uint64_t *at, uint64_t end, BlockPreallocation mode)
 {
     Qcow2Page *page;
     uint64_t index, host, got, want = (align_up(end, q->cluster_size) - *at) >> q->cluster_bits;
@@ -238,7 +272,11 @@ static int place(Qcow2 *q, uint64_t *at, uint64_t end)
         result = qcow2_l2_writable(q, *at);
     index = qcow2_l2_index(q, *at) % qcow2_page_entries(q);
     if (result == 0)
-        result = qcow2_alloc(q, MIN(want, qcow2_page_entries(q) - index), &host, &got, &fresh);
+        result = qcow2_data_alloc(q, *at, MIN(want, qcow2_page_entries(q) - index), &host, &got,
+                                  &fresh);
+    if (result == 0 && mode >= BLOCK_PREALLOCATE_FALLOC && !q->external)
+        result = block_file_preallocate(q->file, host, host + (got << q->cluster_bits),
+                                        mode == BLOCK_PREALLOCATE_FULL);
     if (result == 0)
         result = qcow2_l2_page(q, *at, &page, &index);
     if (result < 0)
@@ -255,27 +293,28 @@ static int place(Qcow2 *q, uint64_t *at, uint64_t end)
     return 0;
 }
 
-int qcow2_preallocate(Qcow2 *q, uint64_t at, uint64_t end)
+int qcow2_preallocate(Qcow2 *q, uint64_t at, uint64_t end, BlockPreallocation mode)
 {
     int result = 0;
     while (at < end && result == 0) {
         g_mutex_lock(&q->meta);
-        result = place(q, &at, end);
+        result = place(q, &at, end, mode);
         g_mutex_unlock(&q->meta);
     }
     return result;
 }
 
 /* Every cluster gets its place now; its content stays a hole that reads as zero. */
-static bool preallocate(BlockFile *file, const BlockCreate *c, GError **err)
+static bool preallocate(BlockFile *file, const BlockCreate *c, BlockPreallocation mode, GError **err)
 {
     /* The node takes the file over and closes it, so it works on its own opening. */
-    BlockOpen options = {.path = c->path, .format = "qcow2", .shared = true};
+    BlockOpen options = {.path = c->path, .format = "qcow2", .shared = true, .no_backing = true,
+                         .no_secrets = true, .trust_references = true, .objects = c->objects};
     g_autoptr(BlockNode) node = block_open(&options, err);
     if (!node)
         return false;
     Qcow2 *q = node->state;
-    int result = qcow2_preallocate(q, 0, c->size);
+    int result = qcow2_preallocate(q, 0, c->size, mode);
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot preallocate its metadata", c->path);
     result = file->block_device ? 0 : file->ops->truncate(file, q->high_water);
@@ -301,7 +340,7 @@ bool qcow2_create(BlockFile *file, const BlockCreate *c, GError **err)
     uint64_t l1_at = (1 + layout.reftable_clusters + layout.blocks) * cluster;
     int result = write_refcounts(file, &layout, raw);
     if (result == 0)
-        result = file->ops->zero(file, l1_at, layout.l1_clusters * cluster, false);
+        result = file->ops->zero(file, l1_at, layout.l1_clusters * cluster, true);
     memset(raw, 0, cluster);
     if (result == 0 && !build_header(c, &layout, raw, err))
         return false;
@@ -309,7 +348,9 @@ bool qcow2_create(BlockFile *file, const BlockCreate *c, GError **err)
         result = block_file_write(file, 0, raw, cluster);
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot write the new image", c->path);
-    return !layout.preallocation || preallocate(file, c, err);
+    if (layout.data_file && !qcow2_data_create(c, layout.preallocation, err))
+        return false;
+    return !layout.preallocation || preallocate(file, c, layout.preallocation, err);
 }
 
 int qcow2_grow_l1(Qcow2 *q, uint32_t entries)

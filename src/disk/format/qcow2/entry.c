@@ -33,7 +33,10 @@ void qcow2_entry_put(const Qcow2 *q, uint8_t *table, uint64_t index, Qcow2Entry 
 
 bool qcow2_entry_placed(const Qcow2 *q, const Qcow2Entry *entry)
 {
-    return !(entry->word & QCOW2_COMPRESSED) && (entry->word & QCOW2_OFFSET_MASK) != 0;
+    if (entry->word & QCOW2_COMPRESSED)
+        return false;
+    /* Of a data file, offset 0 may be in use: then the flag says so. */
+    return (entry->word & QCOW2_OFFSET_MASK) || (q->external && (entry->word & QCOW2_COPIED));
 }
 
 bool qcow2_entry_owned(const Qcow2 *q, const Qcow2Entry *entry)
@@ -44,7 +47,7 @@ bool qcow2_entry_owned(const Qcow2 *q, const Qcow2Entry *entry)
 bool qcow2_entry_bad(const Qcow2 *q, const Qcow2Entry *entry)
 {
     if (entry->word & QCOW2_COMPRESSED)
-        return false; /* its reader checks the extent */
+        return q->external; /* its reader checks the extent */
     if ((entry->word & QCOW2_OFFSET_MASK) % q->cluster_size)
         return true;
     if (q->subclusters > 1)

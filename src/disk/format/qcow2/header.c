@@ -11,6 +11,7 @@
 #define EXT_END        0x00000000u
 #define EXT_BACKING    0xe2792acau
 #define EXT_FEATURES   0x6803f857u
+#define EXT_DATA_FILE  0x44415441u
 #define FEATURE_RECORD 48u
 
 bool qcow2_probe(const uint8_t *head, size_t length)
@@ -93,7 +94,7 @@ static bool check_features(const BlockNode *node, const Qcow2Header *h, const ui
                                         "compression type", "extended L2 entries"};
     uint64_t supported =
         QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION |
-        QCOW2_INCOMPAT_EXTENDED_L2;
+        QCOW2_INCOMPAT_EXTENDED_L2 | QCOW2_INCOMPAT_DATA_FILE;
     uint64_t unknown = h->incompatible & ~supported;
     if (unknown) {
         g_autoptr(GString) names = g_string_new(NULL);
@@ -134,7 +135,7 @@ static bool check_features(const BlockNode *node, const Qcow2Header *h, const ui
  * The extensions lie between the header and the backing file's name, within cluster 0. Those
  * that are not read here stay in the file as they are: the header is updated in place.
  */
-static bool read_extensions(BlockNode *node, const Qcow2Header *h, const uint8_t *raw, GError **err)
+static bool read_extensions(BlockNode *node, Qcow2Header *h, const uint8_t *raw, GError **err)
 {
     uint64_t end = 1ull << h->cluster_bits;
     if (h->backing_offset != 0 && h->backing_offset < end)
@@ -153,6 +154,8 @@ static bool read_extensions(BlockNode *node, const Qcow2Header *h, const uint8_t
                               node->path, type, length);
         if (type == EXT_BACKING && !node->backing_format)
             node->backing_format = g_strndup((const char *)raw + at, MIN(length, 64));
+        if (type == EXT_DATA_FILE && !h->data_file)
+            h->data_file = g_strndup((const char *)raw + at, length);
         if (type == EXT_FEATURES) {
             features = raw + at;
             features_length = length;

@@ -49,7 +49,7 @@ static int read_held(Qcow2 *q, uint64_t offset, const struct iovec *iov, int n, 
             block_iov_zero(iov, n, skip, map.length);
             break;
         case QCOW2_DATA:
-            result = block_file_readv(q->file, map.host, iov, n, skip, map.length);
+            result = block_file_readv(q->data, map.host, iov, n, skip, map.length);
             break;
         case QCOW2_PACKED:
             result = qcow2_packed_read(q, map.host, offset & (q->cluster_size - 1), iov, n, skip,
@@ -88,13 +88,13 @@ static int write_in_place(Qcow2 *q, uint64_t offset, const struct iovec *iov, in
     g_mutex_lock(&q->lock);
     int result = qcow2_map(q, offset, length, true, &map);
     if (result == 0 && map.in_place)
-        overlap = qcow2_overlaps(q, map.host, map.length);
+        overlap = qcow2_data_overlaps(q, map.host, map.length);
     g_mutex_unlock(&q->lock);
     if (overlap)
         result = qcow2_corrupt(q);
     if (result == 0 && map.in_place) {
         *moved = map.length;
-        result = block_file_writev(q->file, map.host, iov, n, skip, map.length);
+        result = block_file_writev(q->data, map.host, iov, n, skip, map.length);
     }
     qcow2_release(q, &range);
     return result;
@@ -120,6 +120,11 @@ void qcow2_entry_free(Qcow2 *q, const Qcow2Entry *entry, bool punch)
         qcow2_packed_extent(q, entry->word, &offset, &length);
         qcow2_packed_forget(q);
     } else if (!qcow2_entry_placed(q, entry)) {
+        return;
+    }
+    if (q->external) {
+        if (punch)
+            q->data->ops->discard(q->data, offset, length);
         return;
     }
     g_mutex_lock(&q->lock);
@@ -206,19 +211,20 @@ static int prepare(Qcow2 *q, Step *step)
         return result;
     if (step->reuse) {
         g_mutex_lock(&q->lock);
-        bool overlap = qcow2_overlaps(q, step->host, step->clusters << q->cluster_bits);
+        bool overlap = qcow2_data_overlaps(q, step->host, step->clusters << q->cluster_bits);
         g_mutex_unlock(&q->lock);
         if (overlap)
             return qcow2_corrupt(q);
     } else {
-        result = qcow2_alloc(q, step->clusters, &step->host, &step->clusters, &step->fresh);
+        result = qcow2_data_alloc(q, step->offset, step->clusters, &step->host, &step->clusters,
+                                  &step->fresh);
         if (result < 0)
             return result;
     }
     result = qcow2_l2_page(q, step->offset, &page, &index);
     if (result < 0) {
         if (!step->reuse)
-            qcow2_refcount_add(q, step->host, step->clusters << q->cluster_bits, -1);
+            qcow2_data_unalloc(q, step->host, step->clusters);
         return result;
     }
     trim(q, step, page, index);
@@ -264,7 +270,7 @@ static int fill(Qcow2 *q, const Step *step, const struct iovec *iov, int n, uint
         tail = 0;
     uint64_t host = step->host + (step->offset - start) - head;
     if (head + tail == 0)
-        return block_file_writev(q->file, host, iov, n, skip, step->length);
+        return block_file_writev(q->data, host, iov, n, skip, step->length);
 
     g_autofree uint8_t *around = g_try_malloc(head + tail);
     if (!around)
@@ -278,13 +284,13 @@ static int fill(Qcow2 *q, const Step *step, const struct iovec *iov, int n, uint
     if (covered == step->length) {
         whole[0] = (struct iovec){around, head};
         whole[entries + 1] = (struct iovec){around + head, tail};
-        return block_file_writev(q->file, host, whole, entries + 2, 0, head + tail + covered);
+        return block_file_writev(q->data, host, whole, entries + 2, 0, head + tail + covered);
     }
-    result = block_file_write(q->file, host, around, head);
+    result = block_file_write(q->data, host, around, head);
     if (result == 0)
-        result = block_file_writev(q->file, host + head, iov, n, skip, step->length);
+        result = block_file_writev(q->data, host + head, iov, n, skip, step->length);
     if (result == 0)
-        result = block_file_write(q->file, host + head + step->length, around + head, tail);
+        result = block_file_write(q->data, host + head + step->length, around + head, tail);
     return result;
 }
 
@@ -337,7 +343,7 @@ static int write_allocating(Qcow2 *q, uint64_t offset, const struct iovec *iov, 
         if (result == 0)
             result = publish(q, &step);
         if (result < 0 && !step.reuse)
-            qcow2_refcount_add(q, step.host, step.clusters << q->cluster_bits, -1);
+            qcow2_data_unalloc(q, step.host, step.clusters);
         g_mutex_unlock(&q->meta);
         *moved = step.length;
     }
@@ -368,6 +374,9 @@ bool qcow2_fast_begin(BlockNode *node, bool write, uint64_t offset, uint64_t len
 {
     Qcow2 *q = node->state;
     Qcow2Map map;
+    /* The queue looks at the image's file only. */
+    if (q->external && (q->data->fd < 0 || q->data->alignment > q->file->alignment))
+        return false;
     for (int i = 0; !g_mutex_trylock(&q->lock); i++) {
         if (i == SPIN_MAX)
             return false;
@@ -377,10 +386,11 @@ bool qcow2_fast_begin(BlockNode *node, bool write, uint64_t offset, uint64_t len
                     map.length == length;
     if (write)
         possible = possible && map.in_place && !q->corrupt &&
-                   !qcow2_overlaps(q, map.host, map.length);
+                   !qcow2_data_overlaps(q, map.host, map.length);
     possible = possible &&
                block_range_try(&q->ranges, &fast->hold, offset, offset + length, false);
     g_mutex_unlock(&q->lock);
+    fast->file = q->external ? q->data : NULL;
     fast->file_offset = map.host;
     return possible;
 }

@@ -20,14 +20,11 @@ static bool goes_on(const Qcow2 *q, const Qcow2Map *map, const Qcow2Entry *entry
 {
     if (qcow2_entry_kind(entry, sub) != map->kind || map->kind == QCOW2_PACKED)
         return false;
-    if (map->kind == QCOW2_DATA) {
-        uint64_t host = (entry->word & QCOW2_OFFSET_MASK) + ((uint64_t)sub << q->sub_bits);
-        return host == map->host + distance &&
-               ((entry->word & QCOW2_COPIED) != 0) == map->in_place;
-    }
-    if (map->kind == QCOW2_ZEROES)
-        return qcow2_entry_placed(q, entry) == map->placed;
-    return true;
+    bool placed = qcow2_entry_placed(q, entry);
+    uint64_t host = (entry->word & QCOW2_OFFSET_MASK) + ((uint64_t)sub << q->sub_bits);
+    if (placed != map->placed || (placed && host != map->host + distance))
+        return false;
+    return map->kind != QCOW2_DATA || ((entry->word & QCOW2_COPIED) != 0) == map->in_place;
 }
 
 static int map_in_page(Qcow2 *q, const Qcow2Page *page, uint64_t offset, uint64_t length,

@@ -281,6 +281,8 @@ int qcow2_write_packed(BlockNode *node, uint64_t offset, const void *packed, siz
                        size_t length)
 {
     Qcow2 *q = node->state;
+    if (q->external)
+        return -ENOTSUP;
     if (offset % q->cluster_size || packed_length == 0 || packed_length >= q->cluster_size ||
         (length < q->cluster_size && offset + length != node->size))
         return -EINVAL;
@@ -296,6 +298,8 @@ int qcow2_write_packed(BlockNode *node, uint64_t offset, const void *packed, siz
 int qcow2_write_compressed(BlockNode *node, uint64_t offset, const void *cluster, size_t length)
 {
     Qcow2 *q = node->state;
+    if (q->external) /* host clusters have their places, and are whole */
+        return -ENOTSUP;
     if (offset % q->cluster_size || (length < q->cluster_size && offset + length != node->size))
         return -EINVAL;
     g_autofree uint8_t *packed = g_try_malloc(q->cluster_size);

@@ -113,6 +113,7 @@ static void free_state(Qcow2 *q)
     qcow2_cache_clear(&q->l2);
     qcow2_cache_clear(&q->refcounts);
     qcow2_snapshots_free(q);
+    qcow2_data_close(q);
     g_array_unref(q->tables);
     g_array_unref(q->fixed);
     g_array_unref(q->pending);
@@ -148,6 +149,8 @@ static bool qcow2_open(BlockNode *node, const BlockOpen *options, GError **err)
     unsigned page = (unsigned)MIN(q->cluster_size, PAGE_BYTES);
     qcow2_cache_init(&q->l2, page, QCOW2_CACHE_BYTES);
     qcow2_cache_init(&q->refcounts, page, QCOW2_CACHE_BYTES / 8);
+    if (!qcow2_data_open(q, options, err))
+        return false;
     if (!qcow2_snapshots_load(q, err) || !load_tables(q, err))
         return false;
     q->repairing = options->repair;
@@ -178,8 +181,9 @@ static bool qcow2_activate(BlockNode *node, GError **err)
     if ((q->header.incompatible & QCOW2_INCOMPAT_DIRTY) && !q->repairing && !rebuild(q, err))
         return false;
     /* What the other autoclear features describe is not kept up to date by our writes. */
-    if (q->header.autoclear) {
-        q->header.autoclear = 0;
+    uint64_t kept = q->external ? QCOW2_AUTOCLEAR_RAW : 0;
+    if (q->header.autoclear & ~kept) {
+        q->header.autoclear &= kept;
         int result = qcow2_header_update(q);
         if (result < 0)
             return lodge_fail_errno(err, -result, "%s: cannot write the header", node->path);
@@ -194,7 +198,7 @@ static int qcow2_flush(BlockNode *node)
     bool uncommitted = q->uncommitted;
     g_mutex_unlock(&q->lock);
     if (!uncommitted)
-        return block_node_sync(node);
+        return qcow2_sync(q);
     g_mutex_lock(&q->meta);
     int result = qcow2_commit(q);
     g_mutex_unlock(&q->meta);
@@ -205,7 +209,7 @@ static bool qcow2_flush_is_plain(BlockNode *node)
 {
     Qcow2 *q = node->state;
     g_mutex_lock(&q->lock);
-    bool plain = !q->uncommitted;
+    bool plain = !q->uncommitted && !q->external;
     g_mutex_unlock(&q->lock);
     return plain;
 }
@@ -241,8 +245,9 @@ static int qcow2_status(BlockNode *node, uint64_t offset, uint64_t length, Block
         .data = map.kind == QCOW2_DATA || map.kind == QCOW2_PACKED,
         .zero = map.kind == QCOW2_ZEROES,
         .compressed = map.kind == QCOW2_PACKED,
-        .has_offset = map.kind == QCOW2_DATA || (map.kind == QCOW2_ZEROES && map.placed),
+        .has_offset = map.placed,
         .file_offset = map.host,
+        .in_file = q->external ? q->data->path : NULL,
     };
     return 0;
 }
@@ -260,6 +265,11 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
         json_object_set_new(info->specific, "lazy-refcounts",
                             json_boolean(q->header.compatible & QCOW2_COMPAT_LAZY));
     json_object_set_new(info->specific, "refcount-bits", json_integer(q->refcount_bits));
+    if (q->external) {
+        if (q->header.data_file)
+            json_object_set_new(info->specific, "data-file", json_string(q->header.data_file));
+        json_object_set_new(info->specific, "data-file-raw", json_boolean(q->raw));
+    }
     if (new) {
         json_object_set_new(info->specific, "corrupt",
                             json_boolean(q->header.incompatible & QCOW2_INCOMPAT_CORRUPT));
@@ -282,6 +292,11 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
     }
 }
 
+static const BlockOption qcow2_open_options[] = {
+    {"data-file", BLOCK_OPTION_TREE, "the node that holds the guest's data", NULL},
+    {NULL, 0, NULL, NULL},
+};
+
 const BlockFormat block_format_qcow2 = {
     .name = "qcow2",
     .probe = qcow2_probe,
@@ -297,6 +312,7 @@ const BlockFormat block_format_qcow2 = {
     .fast_begin = qcow2_fast_begin,
     .fast_end = qcow2_fast_end,
     .flush_is_plain = qcow2_flush_is_plain,
+    .open_options = qcow2_open_options,
     .create_options = qcow2_create_options,
     .create_check = qcow2_create_check,
     .create = qcow2_create,

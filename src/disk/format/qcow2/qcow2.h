@@ -27,6 +27,7 @@
 #define QCOW2_INCOMPAT_COMPRESSION (1ull << 3)
 #define QCOW2_INCOMPAT_EXTENDED_L2 (1ull << 4)
 #define QCOW2_EXTENDED_MIN         16384u /* bytes of a cluster with extended L2 entries */
+#define QCOW2_AUTOCLEAR_RAW        (1ull << 1)
 #define QCOW2_COMPAT_LAZY          (1ull << 0)
 
 #define QCOW2_OFFSET_MASK 0x00fffffffffffe00ull /* of L1, L2 and refcount table entries */
@@ -54,6 +55,7 @@ typedef struct Qcow2Header {
     uint32_t refcount_order;
     uint32_t length;
     uint8_t compression;
+    char *data_file; /* of the extension; NULL: not named */
 } Qcow2Header;
 
 /* A piece of a metadata table in memory, as it is in the file (big-endian). */
@@ -95,6 +97,9 @@ typedef struct Qcow2Snapshot {
 typedef struct Qcow2 {
     BlockNode *node;
     BlockFile *file;
+    BlockFile *data; /* where the guest's bytes are: @file, or an external data file */
+    bool external;   /* the latter: cluster n is at n in it, and has no refcount */
+    bool raw;        /* and it reads as the disk does without this image */
     Qcow2Header header;
     unsigned cluster_bits;
     uint64_t cluster_size;
@@ -212,6 +217,21 @@ int qcow2_write_new(Qcow2 *q, const void *bytes, uint64_t length, uint64_t *offs
 /* Gives clusters back once nothing in the file refers to them. */
 void qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t length, bool punch);
 
+/* data.c */
+/* Opens what the header says is the data file; without one, @data is the image's own file. */
+bool qcow2_data_open(Qcow2 *q, const BlockOpen *options, GError **err);
+void qcow2_data_close(Qcow2 *q);
+/* As qcow2_alloc, for the guest's clusters from @guest on; and taken back. meta is held. */
+int qcow2_data_alloc(Qcow2 *q, uint64_t guest, uint64_t want, uint64_t *offset, uint64_t *got,
+                     bool *fresh);
+void qcow2_data_unalloc(Qcow2 *q, uint64_t offset, uint64_t clusters);
+/* Would writing there hit the image's own tables? `lock` is held. */
+bool qcow2_data_overlaps(const Qcow2 *q, uint64_t offset, uint64_t length);
+/* What the guest wrote, and the image's file, are on the disk when it returns 0. */
+int qcow2_sync(Qcow2 *q);
+/* A new data file for a new image. */
+bool qcow2_data_create(const BlockCreate *create, BlockPreallocation mode, GError **err);
+
 /* commit.c: meta is held, `lock` is not */
 int qcow2_commit(Qcow2 *q);        /* metadata and data are on the disk when it returns 0 */
 int qcow2_commit_if_full(Qcow2 *q); /* bounds what waits in memory */
@@ -241,7 +261,7 @@ typedef enum Qcow2Kind { QCOW2_NONE, QCOW2_ZEROES, QCOW2_DATA, QCOW2_PACKED } Qc
 typedef struct Qcow2Map {
     Qcow2Kind kind;
     bool in_place;   /* QCOW2_DATA: may be overwritten where it is */
-    bool placed;     /* QCOW2_ZEROES: there is a cluster for it */
+    bool placed;     /* there is a cluster for it, perhaps with nothing in it */
     uint64_t host;   /* QCOW2_DATA, placed: of the first byte; PACKED: the entry */
     uint64_t length; /* how far it goes on like this, at most what was asked */
 } Qcow2Map;
@@ -285,7 +305,7 @@ bool qcow2_check(BlockNode *node, BlockCheck *check, GError **err);
 /* create.c */
 extern const BlockOption qcow2_create_options[];
 /* Gives clusters of [@at, @end), none of which has one, a place in the file. */
-int qcow2_preallocate(Qcow2 *q, uint64_t at, uint64_t end);
+int qcow2_preallocate(Qcow2 *q, uint64_t at, uint64_t end, BlockPreallocation mode);
 bool qcow2_create_check(const BlockCreate *create, GError **err);
 bool qcow2_create(BlockFile *file, const BlockCreate *create, GError **err);
 bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err);

@@ -36,7 +36,7 @@ static int check_l2(Qcow2Check *c, uint64_t table, bool fixing, bool report)
     for (uint64_t i = 0; i < 1ull << q->l2_bits && result == 0; i++) {
         uint8_t *at = c->buffer + i * q->entry_size;
         uint64_t entry = be64_get(at);
-        if ((entry & QCOW2_COMPRESSED) || !copied_wrong(c, entry, fixing))
+        if (q->external || (entry & QCOW2_COMPRESSED) || !copied_wrong(c, entry, fixing))
             continue;
         if (report)
             complain(c, "L2", entry);

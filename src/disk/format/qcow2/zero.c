@@ -90,6 +90,15 @@ static int change_page(Qcow2 *q, Change change, uint64_t offset, uint64_t *lengt
     return result;
 }
 
+/* A raw data file reads as the disk does, also without the tables. */
+static int zero_data(Qcow2 *q, uint64_t offset, uint64_t length, bool unmap)
+{
+    if (!q->raw)
+        return 0;
+    length = MIN(length, q->node->size - offset);
+    return q->data->ops->zero(q->data, offset, length, unmap);
+}
+
 /* Sets the zero bits of whole subclusters of one cluster; -ENOTSUP: they have to be data. */
 static int zero_subclusters(Qcow2 *q, uint64_t offset, uint64_t length)
 {
@@ -101,7 +110,9 @@ static int zero_subclusters(Qcow2 *q, uint64_t offset, uint64_t length)
     Qcow2Page *page;
     qcow2_hold(q, &range, start, start + q->cluster_size, true);
     g_mutex_lock(&q->meta);
-    int result = qcow2_commit_if_full(q);
+    int result = zero_data(q, offset, length, false);
+    if (result == 0)
+        result = qcow2_commit_if_full(q);
     if (result == 0)
         result = qcow2_l2_writable(q, offset);
     if (result == 0)
@@ -139,9 +150,9 @@ static int change_clusters(Qcow2 *q, Change change, uint64_t offset, uint64_t le
                            uint64_t *done)
 {
     BlockRange range;
-    int result = 0;
     *done = 0;
     qcow2_hold(q, &range, offset, offset + length, true);
+    int result = zero_data(q, offset, length, change != CHANGE_ZERO_KEEP);
     g_mutex_lock(&q->meta);
     while (*done < length && result == 0) {
         uint64_t step = bare(q, offset + *done, length - *done);
