@@ -59,20 +59,28 @@ char *block_backing_full_path(const BlockNode *node)
     return node->backing_path ? block_reference_path(node->path, node->backing_path) : NULL;
 }
 
-bool block_reference_allowed(const BlockOpen *how, const char *path, GError **err)
+bool block_reference_allowed(const BlockOpen *how, int fd, GError **err)
 {
-    static const char *const closed[] = {"/etc/", "/proc/", "/sys/", "/root/.", "/run/"};
-    if (!how->referenced || how->trust_references)
+    static const char *const folders[] = {"/etc/", "/proc/", "/sys/", "/run/secrets/"};
+    static const char *const inside[] = {"/.ssh/", "/.gnupg/", "/.aws/", "/.kube/", "/.pki/"};
+    if (!how->referenced || how->trust_references || how->opener)
         return true;
-    g_autofree char *real = realpath(path, NULL);
-    for (size_t i = 0; real && i < G_N_ELEMENTS(closed); i++) {
-        if (g_str_has_prefix(real, closed[i]))
-            return lodge_fail(err, LODGE_ERROR_DENIED,
-                              "%s: an image refers to this file, and images do not get to read "
-                              "%s* (LODGE_IMAGE_REFERENCES=any allows it)",
-                              path, closed[i]);
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
+    g_autofree char *real = g_file_read_link(link, NULL);
+    const char *closed = NULL;
+    for (size_t i = 0; real && i < G_N_ELEMENTS(folders); i++) {
+        if (g_str_has_prefix(real, folders[i]))
+            closed = folders[i];
     }
-    return true;
+    for (size_t i = 0; real && i < G_N_ELEMENTS(inside); i++) {
+        if (strstr(real, inside[i]))
+            closed = inside[i];
+    }
+    return !closed || lodge_fail(err, LODGE_ERROR_DENIED,
+                                 "%s: an image refers to this file, and images do not get to read "
+                                 "what is in %s (LODGE_IMAGE_REFERENCES=any in the environment "
+                                 "allows it)",
+                                 how->path, closed);
 }
 
 /* What @how says about the node under @role; NULL: nothing. */

@@ -125,8 +125,11 @@ extern const BlockOption block_node_options[];
  */
 BlockFile *block_reference_open(BlockNode *node, const BlockOpen *how, const char *role,
                                 const char *written, bool write, GError **err);
-/* May an image lead its reader to the file @path? System folders (/etc, /proc, ...) are out. */
-bool block_reference_allowed(const BlockOpen *how, const char *path, GError **err);
+/*
+ * May an image (@how->referenced) lead its reader to the file that is open as @fd, whatever links
+ * led there? System folders and keys (/etc, /proc, .ssh ...) are out unless @how trusts it.
+ */
+bool block_reference_allowed(const BlockOpen *how, int fd, GError **err);
 
 /* As block_open, on @file (taken over, also on failure); @options->path names it. */
 BlockNode *block_open_file(BlockFile *file, const BlockOpen *options, GError **err);

@@ -294,6 +294,8 @@ BlockNode *image_open(const char *path, const ImageOpen *open)
                          .repair = open->repair,
                          .snapshot = open->snapshot,
                          .objects = open->objects,
+                         .trust_references =
+                             !g_strcmp0(g_getenv("LODGE_IMAGE_REFERENCES"), "any"),
                          .discard_unmap = true};
     if (!image_cache_known(open->cache, open->source))
         return NULL;

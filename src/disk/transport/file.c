@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "disk/iov.h"
 #include "disk/lock.h"
+#include "disk/node.h"
 #include "disk/options.h"
 
 #include <errno.h>
@@ -339,7 +340,7 @@ BlockFile *block_file_open(const BlockOpen *options, GError **err)
     }
     g_autoptr(BlockFile) file =
         wrap_fd(fd, options->path, options, err);
-    if (!file)
+    if (!file || !block_reference_allowed(options, fd, err))
         return NULL;
     unsigned used = BLOCK_LOCK_CONSISTENT_READ;
     if (!options->read_only)
