@@ -28,11 +28,12 @@ WRITES = "--object" in (re.search(r"^  convert .*\n(?:    .*\n)*", HELP, re.M) o
 
 KINDS = ["", "cipher-alg=aes-128", "cipher-alg=serpent-256,hash-alg=sha512", "cipher-alg=twofish-128,ivgen-alg=plain",
          "cipher-alg=cast5-128,cipher-mode=cbc,hash-alg=sha1", "cipher-mode=cbc,ivgen-alg=essiv", "cipher-mode=ctr",
-         "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=md5,hash-alg=ripemd160", "cipher-mode=ecb"]
+         "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=md5,hash-alg=ripemd160", "cipher-mode=ecb", "cipher-alg=twofish-192"]
 if LONG:
     KINDS += [f"cipher-alg={c},cipher-mode={m},ivgen-alg={i},hash-alg={h}" for c, m, i, h in itertools.product(
-        ["aes-128", "aes-192", "aes-256", "serpent-128", "serpent-192", "serpent-256", "twofish-128", "twofish-256"],
-        ["cbc", "xts", "ctr", "ecb"], ["plain", "plain64", "essiv"], ["sha256", "sha384", "md5"])]
+        ["aes-128", "aes-192", "aes-256", "serpent-128", "serpent-192", "serpent-256", "twofish-128", "twofish-192", "twofish-256"],
+        ["cbc", "xts", "ctr", "ecb"], ["plain", "plain64", "essiv"], ["sha256", "sha384", "md5"])
+              if m == "xts" or "192" not in c]  # keys of 24 bytes: qemu-img 7.2 aborts
 
 folder = tempfile.TemporaryDirectory(prefix="lodge-luks-")
 DIR = pathlib.Path(folder.name)
@@ -66,7 +67,7 @@ def compare(tool, path, raw, secret="s0", objects=SECRET):
 
 
 def test_reads():
-    for number, kind in enumerate(KINDS if LONG else KINDS[2:6]):  # qemu-img measures its CPU for a second each
+    for number, kind in enumerate(KINDS if LONG else KINDS[2:6] + KINDS[-1:]):  # qemu-img measures its CPU for a second each
         path = DIR / "q.luks"
         if "Unsupported" in make("qemu-img", kind, path):
             continue

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "disk/crypto/gcrypt.h"
 #include "disk/crypto/kdf.h"
+#include "disk/crypto/twofish.h"
 #include "disk/iov.h"
 
 #define BLOCK_LENGTH_MAX 16u
@@ -30,7 +31,7 @@ static const struct {
     [BLOCK_CIPHER_SERPENT_192] = {GCRY_CIPHER_SERPENT192, 24, 16, 's'},
     [BLOCK_CIPHER_SERPENT_256] = {GCRY_CIPHER_SERPENT256, 32, 16, 's'},
     [BLOCK_CIPHER_TWOFISH_128] = {GCRY_CIPHER_TWOFISH128, 16, 16, 't'},
-    /* libgcrypt has no name for this one; its Twofish takes keys of 16 and 32 bytes. */
+    /* Not libgcrypt's: twofish.h. */
     [BLOCK_CIPHER_TWOFISH_192] = {GCRY_CIPHER_NONE, 24, 16, 't'},
     [BLOCK_CIPHER_TWOFISH_256] = {GCRY_CIPHER_TWOFISH, 32, 16, 't'},
 };
@@ -51,7 +52,8 @@ const char *const block_ivgen_names[] = {"plain", "plain64", "essiv"};
 /* What one call works with; the library's handles are not for two threads. */
 typedef struct Handle Handle;
 struct Handle {
-    gcry_cipher_hd_t data, essiv;
+    gcry_cipher_hd_t data, essiv; /* data NULL: twofish */
+    BlockTwofish *twofish;
     Handle *next;
 };
 
@@ -125,7 +127,7 @@ bool block_cipher_supported(const BlockCipherParams *params, GError **err)
     if (params->ivgen == BLOCK_IVGEN_ESSIV && !essiv_supported(params, err))
         return false;
     int id = algorithms[params->alg].id;
-    if (id == GCRY_CIPHER_NONE || gcry_cipher_test_algo(id))
+    if (id != GCRY_CIPHER_NONE && gcry_cipher_test_algo(id))
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Unsupported cipher algorithm %s",
                           block_cipher_alg_names[params->alg]);
     if (params->mode == BLOCK_CIPHER_XTS && algorithms[params->alg].block != BLOCK_LENGTH_MAX)
@@ -140,6 +142,7 @@ static void handle_free(Handle *h)
 {
     gcry_cipher_close(h->data); /* wipes; NULL is accepted */
     gcry_cipher_close(h->essiv);
+    block_twofish_free(h->twofish);
     g_free(h);
 }
 
@@ -153,8 +156,12 @@ static gcry_error_t open_one(gcry_cipher_hd_t *out, int alg, int mode, const uin
 static Handle *handle_new(BlockCipher *c, gcry_error_t *error)
 {
     Handle *h = g_new0(Handle, 1);
-    *error = open_one(&h->data, algorithms[c->params.alg].id, modes[c->params.mode], c->key,
-                      c->key_length);
+    int id = algorithms[c->params.alg].id;
+    *error = 0;
+    if (id == GCRY_CIPHER_NONE)
+        h->twofish = block_twofish_new(c->params.mode, c->key);
+    else
+        *error = open_one(&h->data, id, modes[c->params.mode], c->key, c->key_length);
     if (!*error && c->params.ivgen == BLOCK_IVGEN_ESSIV)
         *error = open_one(&h->essiv, algorithms[c->essiv_alg].id, GCRY_CIPHER_MODE_ECB,
                           c->essiv_key, c->essiv_key_length);
@@ -240,27 +247,26 @@ void block_cipher_free(BlockCipher *c)
 
 /* ---- sectors */
 
-static gcry_error_t set_vector(const BlockCipher *c, Handle *h, uint64_t sector)
+static gcry_error_t make_vector(const BlockCipher *c, Handle *h, uint64_t sector, uint8_t *iv)
 {
-    uint8_t iv[BLOCK_LENGTH_MAX] = {0};
-    gcry_error_t error = 0;
-    if (c->params.mode == BLOCK_CIPHER_ECB)
-        return 0;
-    if (c->params.ivgen == BLOCK_IVGEN_PLAIN)
-        sector &= UINT32_MAX;
-    le64_put(iv, sector);
-    if (h->essiv)
-        error = gcry_cipher_encrypt(h->essiv, iv, c->block, NULL, 0);
-    if (error)
-        return error;
-    return c->params.mode == BLOCK_CIPHER_CTR ? gcry_cipher_setctr(h->data, iv, c->block)
-                                              : gcry_cipher_setiv(h->data, iv, c->block);
+    memset(iv, 0, BLOCK_LENGTH_MAX);
+    le64_put(iv, c->params.ivgen == BLOCK_IVGEN_PLAIN ? sector & UINT32_MAX : sector);
+    return h->essiv ? gcry_cipher_encrypt(h->essiv, iv, c->block, NULL, 0) : 0;
 }
 
 static gcry_error_t one_sector(const BlockCipher *c, Handle *h, bool encrypt, uint64_t sector,
                                const uint8_t *in, uint8_t *out)
 {
-    gcry_error_t error = set_vector(c, h, sector);
+    uint8_t iv[BLOCK_LENGTH_MAX];
+    gcry_error_t error = make_vector(c, h, sector, iv);
+    if (h->twofish && !error) {
+        block_twofish_sector(h->twofish, encrypt, iv, in, out);
+        return 0;
+    }
+    if (!error && c->params.mode == BLOCK_CIPHER_CTR)
+        error = gcry_cipher_setctr(h->data, iv, c->block);
+    else if (!error && c->params.mode != BLOCK_CIPHER_ECB)
+        error = gcry_cipher_setiv(h->data, iv, c->block);
     if (error)
         return error;
     const void *from = in == out ? NULL : in; /* the library's way to say "in place" */

@@ -87,6 +87,8 @@ static void test_ciphers(void)
     static const char *const kinds[] = {
         "cipher-alg=aes-256", "cipher-alg=aes-192", "cipher-alg=aes-128,hash-alg=sha512",
         "cipher-alg=serpent-128", "cipher-alg=serpent-192,hash-alg=sha1", "cipher-alg=serpent-256",
+        "cipher-alg=twofish-192", "cipher-alg=twofish-192,cipher-mode=cbc,ivgen-alg=essiv",
+        "cipher-alg=twofish-192,cipher-mode=ctr", "cipher-alg=twofish-192,cipher-mode=ecb",
         "cipher-alg=twofish-128", "cipher-alg=twofish-256,hash-alg=ripemd160",
         "cipher-alg=cast5-128,cipher-mode=cbc", "cipher-mode=ctr", "cipher-mode=ecb",
         "cipher-mode=cbc,ivgen-alg=essiv", "cipher-mode=cbc,ivgen-alg=plain,ivgen-hash-alg=md5",
