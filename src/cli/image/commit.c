@@ -18,16 +18,23 @@ typedef struct Commit {
     int64_t start_us;
 } Commit;
 
-/* How far below @top the image is that the person calls @base; 0: it is not there. */
+/* Does the name @base, written in or beside the image at @overlay, mean the image at @path? */
+static bool names_image(const char *base, const char *overlay, const char *path)
+{
+    g_autofree char *full = block_reference_path(overlay, base);
+    g_autofree char *real = realpath(full, NULL), *here = realpath(path, NULL);
+    return strchr(base, ':') ? !strcmp(path, base) : real && here && !strcmp(real, here);
+}
+
+/*
+ * How far below @top the image is that the person calls @base; 0: it is not there. As for QEMU, a
+ * relative name is meant from where the images of the chain are.
+ */
 static unsigned find_base(BlockNode *top, const char *base)
 {
-    g_autofree char *full = block_reference_path(block_path(top), base);
-    g_autofree char *real = realpath(full, NULL);
     unsigned depth = 1;
-    for (BlockNode *n = block_backing(top); n; n = block_backing(n), depth++) {
-        g_autofree char *here = realpath(block_path(n), NULL);
-        if (!strcmp(block_path(n), base) || !strcmp(block_path(n), full) ||
-            (real && here && !strcmp(real, here)))
+    for (BlockNode *over = top, *n; (n = block_backing(over)); over = n, depth++) {
+        if (names_image(base, block_path(over), block_path(n)))
             return depth;
     }
     return 0;

@@ -60,7 +60,7 @@ static bool parse_compat(const BlockCreate *c, Layout *layout, GError **err)
     layout->old = text && (!strcmp(text, "0.10") || !strcmp(text, "v2"));
     if (!text || layout->old || !strcmp(text, "1.1") || !strcmp(text, "v3"))
         return true;
-    return lodge_fail(err, LODGE_ERROR_INVALID, "Invalid compatibility level: '%s'", text);
+    return lodge_fail(err, LODGE_ERROR_INVALID, "Parameter 'version' does not accept value '%s'", text);
 }
 
 static bool check_data_file(const BlockCreate *c, Layout *layout, GError **err)
@@ -112,7 +112,7 @@ static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
                           "Refcount width must be a power of two and may not exceed 64 bits");
     if (old && bits != 16)
         return lodge_fail(err, LODGE_ERROR_INVALID,
-                          "Refcount widths other than 16 bits require compatibility level 1.1 or "
+                          "Different refcount widths than 16 bits require compatibility level 1.1 or "
                           "above (use version=v3 or greater)");
     if (old && layout->lazy)
         return lodge_fail(err, LODGE_ERROR_INVALID,
