@@ -129,6 +129,11 @@ static BlockFile *open_by(const BlockTransport *t, const BlockOpen *how, const j
 {
     if (!block_options_known(options, t->options, block_node_options, t->name, err))
         return NULL;
+    if (how->opener && t->open != block_transports[0]->open) {
+        lodge_fail(err, LODGE_ERROR_DENIED,
+                   "the driver '%s' opens more than the files that are handed out here", t->name);
+        return NULL;
+    }
     return t->open(how, options, err);
 }
 
