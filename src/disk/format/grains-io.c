@@ -28,6 +28,13 @@ static void release(GrainMap *m, BlockRange *range)
     g_mutex_unlock(&m->lock);
 }
 
+static int may_write(GrainMap *m)
+{
+    if (m->read_only)
+        return -EROFS;
+    return g_atomic_int_get(&m->suspect) ? -EIO : 0;
+}
+
 /* Bytes that the grain of @offset has: the last one may be shorter. */
 static uint64_t grain_length(const GrainMap *m, uint64_t offset)
 {
@@ -279,9 +286,10 @@ int grains_writev(GrainMap *m, uint64_t offset, const struct iovec *iov, int n, 
         if (result < 0)
             return result;
         took = run.length;
-        if (m->read_only || m->suspect)
-            result = m->read_only ? -EROFS : -EIO;
-        else if (run.grain.kind != GRAIN_DATA)
+        result = may_write(m);
+        if (result < 0)
+            return result;
+        if (run.grain.kind != GRAIN_DATA)
             result = write_new(m, offset, iov, n, skip, length, &took);
         else if (!grains_writable(m, run.host, run.length))
             result = -EIO; /* the entry leads to a table */
@@ -304,8 +312,8 @@ int grains_write_packed(GrainMap *m, uint64_t offset, const void *grain, size_t 
     BlockRange range;
     if (offset % m->grain || length != grain_length(m, offset))
         return -EINVAL;
-    if (m->read_only || m->suspect)
-        return m->read_only ? -EROFS : -EIO;
+    if (may_write(m) < 0)
+        return may_write(m);
     hold(m, &range, offset, length);
     int result = grains_find(m, offset, length, &run);
     bool there = result == 0 && run.grain.kind == GRAIN_DATA;
@@ -398,8 +406,8 @@ static int zero_run(GrainMap *m, uint64_t offset, const GrainRun *run, bool unma
 
 int grains_write_zeroes(GrainMap *m, uint64_t offset, uint64_t length, bool unmap)
 {
-    if (m->read_only || m->suspect)
-        return m->read_only ? -EROFS : -EIO;
+    if (may_write(m) < 0)
+        return may_write(m);
     while (length > 0) {
         GrainRun run;
         uint64_t took = 0;
@@ -461,7 +469,7 @@ static const char *wrong_with(const GrainMap *m, const Grain *g, Seen *seen)
     if (g->offset >= seen->file_size)
         return "points after EOF";
     if (m->reserved && !grains_writable(m, g->offset, g->kind == GRAIN_DATA ? m->grain : 1) &&
-        !m->suspect)
+        !g_atomic_int_get(&m->suspect))
         return "points to a table";
     uint64_t bit = g->offset / m->grain;
     if (g->kind != GRAIN_DATA || g->offset % m->alignment || bit >= seen->count)

@@ -96,7 +96,7 @@ bool grains_writable(const GrainMap *m, uint64_t host, uint64_t length)
         else
             high = middle;
     }
-    return !m->suspect && (low == m->reserved->len || r[2 * low] >= host + length);
+    return !g_atomic_int_get(&m->suspect) && (low == m->reserved->len || r[2 * low] >= host + length);
 }
 
 static bool allocate(GrainMap *m, GError **err)
@@ -196,7 +196,7 @@ static void look_over(GrainMap *m, uint64_t index, const GrainTable *t)
         Grain g;
         if (m->ops->decode(m, t->bytes + (size_t)i * m->entry_bytes, &g) && g.kind == GRAIN_DATA &&
             !range_within(g.offset, m->grain, m->first_end))
-            m->suspect = true;
+            g_atomic_int_set(&m->suspect, 1);
     }
 }
 

@@ -95,7 +95,7 @@ struct GrainMap {
     uint64_t first_end; /* of the file when it was opened, rounded up */
     uint64_t end;      /* of what is handed out */
     uint64_t stale;    /* up to here the file may hold bytes of writes that failed */
-    bool suspect;      /* an entry leads outside of the file: no more writes */
+    int suspect;       /* atomic: an entry leads outside of the file, no more writes */
     bool uncommitted;
     unsigned dirty;    /* tables */
     BlockRangeList ranges;
