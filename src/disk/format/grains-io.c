@@ -54,6 +54,11 @@ static int read_packed(GrainMap *m, uint64_t offset, const Grain *grain, const s
     g_mutex_unlock(&m->cache_lock);
     if (hit)
         return 0;
+    struct iovec direct;
+    uint64_t covered;
+    if (length == m->grain && block_iov_slice(&direct, 1, iov, n, skip, length, &covered) == 1 &&
+        covered == length) /* all of it is wanted, in one piece */
+        return m->ops->unpack(m, grain, direct.iov_base, length);
     g_autofree uint8_t *out = g_try_malloc(m->grain);
     if (!out)
         return -ENOMEM;

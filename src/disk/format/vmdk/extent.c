@@ -161,7 +161,7 @@ static int sparse_unpack(GrainMap *m, const Grain *grain, uint8_t *out, size_t n
 {
     const VmdkExtent *e = m->owner;
     size_t most = 2 * m->grain, first = m->grain + VMDK_SECTOR, data = m->grain, head = 0;
-    g_autofree uint8_t *in = g_try_malloc(most);
+    g_autofree uint8_t *in = g_try_malloc(first);
     if (!in)
         return -ENOMEM;
     int result = block_file_read(m->file, grain->offset, in, first);
@@ -173,8 +173,13 @@ static int sparse_unpack(GrainMap *m, const Grain *grain, uint8_t *out, size_t n
         if (data == 0 || data > most - head)
             return -EIO;
     }
-    if (head + data > first)
+    if (head + data > first) {
+        uint8_t *more = g_try_realloc(in, head + data);
+        if (!more)
+            return -ENOMEM;
+        in = more;
         result = block_file_read(m->file, grain->offset + first, in + first, head + data - first);
+    }
     return result < 0 ? result : inflate_grain(m, in + head, data, out, needed);
 }
 
