@@ -94,7 +94,7 @@ def same_answers(path, fmt):
         if command[-1] == "--output=json":
             ours, theirs = json.loads(ours), json.loads(theirs)
         tap.check(ours == theirs, f"{command} differs:\n{ours}\n{theirs}")
-    if fmt != "vpc":
+    if fmt not in ("vpc", "qcow"):  # qemu-img has no check of these
         for tool in (LODGE, "qemu-img"):
             tap.run([tool, "check", "-f", fmt, path])
         ours, theirs = (json.loads(tap.run([tool, "check", "--output=json", "-f", fmt, path])) for tool in (LODGE, "qemu-img"))
