@@ -72,3 +72,18 @@ bool block_lock(int fd, const char *path, unsigned used, unsigned forbidden, GEr
     }
     return true;
 }
+
+bool block_lock_no_readers(int fd, const char *path, GError **err)
+{
+    if (lock_byte(fd, F_RDLCK, LOCK_FORBIDDEN_BASE)) /* as above: go on without */
+        return true;
+    if (!byte_held(fd, LOCK_USED_BASE))
+        return true;
+    block_lock_readers(fd);
+    return fail_held(path, 0, true, err);
+}
+
+void block_lock_readers(int fd)
+{
+    lock_byte(fd, F_UNLCK, LOCK_FORBIDDEN_BASE);
+}

@@ -23,3 +23,10 @@ enum {
  * The locks go with the last descriptor of this open file description.
  */
 bool block_lock(int fd, const char *path, unsigned used, unsigned forbidden, GError **err);
+
+/*
+ * Forbids others also to read, until block_lock_readers: while keys change. False when somebody
+ * reads now.
+ */
+bool block_lock_no_readers(int fd, const char *path, GError **err);
+void block_lock_readers(int fd);

@@ -134,6 +134,24 @@ def test_amend():
     compare("qemu-img", path, raw)
 
 
+def test_amend_in_use():
+    """Keys do not change under a reader, as qemu-img has it."""
+    path = DIR / "u.luks"
+    make(LODGE, "", path)
+    reader = subprocess.Popen(["qemu-io", "-r", *SECRET, "--image-opts", opts(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              text=True)
+    try:
+        reader.stdin.write("length\n")
+        reader.stdin.flush()
+        while "MiB" not in reader.stdout.readline():
+            pass
+        ours, theirs = (words(amend(t, path, "state=active,new-secret=s1,iter-time=10")) for t in (LODGE, "qemu-img"))
+        tap.check(ours == theirs and "consistent read" in ours, f"{ours}\n{theirs}")
+    finally:
+        reader.communicate("quit\n", timeout=20)
+    tap.check(not amend(LODGE, path, "state=active,new-secret=s1,iter-time=10"), "refused after the reader went")
+
+
 # Each with the state of an image whose only passphrase is s0's; the words are qemu-img's.
 REFUSED = ["state=active,new-secret=s1,keyslot=0", "state=active,new-secret=s1,keyslot=9", "state=active", "new-secret=s1",
            "state=foo", "state=active,new-secret=s1,old-secret=s0", "state=active,new-secret=none", "state=inactive",
@@ -194,6 +212,7 @@ def test_cryptsetup():
 
 TESTS = [("qemu-img's images are read", test_reads), ("lodge-img's images are read", test_is_read), ("info is the same", test_says),
          ("measure is the same", test_measure), ("resize", test_resize), ("passphrases come and go", test_amend),
+         ("passphrases of an image in use", test_amend_in_use),
          ("refusals in the same words", test_refusals)]
 if subprocess.run(["sh", "-c", "command -v cryptsetup"], capture_output=True, check=False).returncode == 0:
     TESTS.append(("cryptsetup opens and is opened", test_cryptsetup))

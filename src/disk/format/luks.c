@@ -5,6 +5,7 @@
 #include "disk/crypto/luks.h"
 #include "disk/format/formats.h"
 #include "disk/iov.h"
+#include "disk/lock.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -370,8 +371,15 @@ static bool luks_amend(BlockNode *node, const json_t *options, const BlockObject
                        bool force, const BlockProgress *progress, GError **err)
 {
     Luks *l = node->state;
-    BlockLuksIo io = io_of(l->header ? l->header : node->file);
-    return block_luks_amend(l->luks, &io, options, "", objects, force, err);
+    BlockFile *file = l->header ? l->header : node->file;
+    BlockLuksIo io = io_of(file);
+    bool lock = file->fd >= 0 && !node->shared;
+    if (lock && !block_lock_no_readers(file->fd, file->path, err))
+        return false;
+    bool ok = block_luks_amend(l->luks, &io, options, "", objects, force, err);
+    if (lock)
+        block_lock_readers(file->fd);
+    return ok;
 }
 
 const BlockFormat block_format_luks = {
