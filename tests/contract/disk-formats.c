@@ -23,12 +23,13 @@ static const char *pages; /* the folder of the formats' documentation */
 typedef struct Needs {
     const char *format, *create, *open, *object;
     bool noise; /* what was never written does not read as zeroes */
-    bool log;   /* after a crash it must once be opened for writing */
+    bool repair; /* after a crash it must be repaired, or have its log replayed */
 } Needs;
 
 static const Needs needs[] = {
     {"luks", "key-secret=s0,iter-time=10", "key-secret=s0", "secret,id=s0,data=contract", true, false},
     {"vhdx", "block_size=1M", NULL, NULL, false, true},
+    {"parallels", "cluster_size=64k", NULL, NULL, false, true},
 };
 
 static const Needs *needs_of(const BlockFormat *format)
@@ -98,15 +99,22 @@ static void image_end(Image *image)
     json_decref(image->open);
 }
 
+static void repair(const Image *image, GByteArray *bytes)
+{
+    BlockOpen how = {.path = "memory", .format = image->format->name, .repair = true};
+    BlockCheck check = {.repair = BLOCK_REPAIR_ALL};
+    g_autoptr(BlockNode) node =
+        block_open_file(&memory_file_new(bytes, CRASH_FILE_LIMIT, NULL)->file, &how, NULL);
+    if (node) /* else it is no image */
+        g_assert_true(block_check(node, &check, NULL));
+}
+
 static BlockNode *open_image(void *opaque, BlockFile *file, bool read_only, GError **err)
 {
     const Image *image = opaque;
     const Needs *own = needs_of(image->format);
-    if (own && own->log && read_only) {
-        GByteArray *bytes = ((MemoryFile *)file)->bytes;
-        block_unref(open_image(opaque, &memory_file_new(bytes, CRASH_FILE_LIMIT, NULL)->file, false,
-                               NULL));
-    }
+    if (own && own->repair && read_only)
+        repair(image, ((MemoryFile *)file)->bytes);
     BlockOpen how = {.path = "memory", .format = image->format->name, .options = image->open,
                      .objects = image->objects, .read_only = read_only, .discard_unmap = true};
     return block_open_file(file, &how, err);

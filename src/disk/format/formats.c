@@ -13,6 +13,7 @@ const BlockFormat *const block_formats[] = {
     &block_format_vpc,
     &block_format_vhdx,
     &block_format_qed,
+    &block_format_parallels,
     &block_format_raw,
     NULL,
 };

@@ -6,6 +6,7 @@
 
 extern const BlockFormat block_format_luks;
 extern const BlockFormat block_format_qcow1;
+extern const BlockFormat block_format_parallels;
 extern const BlockFormat block_format_qcow2;
 extern const BlockFormat block_format_qed;
 extern const BlockFormat block_format_raw;
