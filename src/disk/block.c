@@ -56,7 +56,9 @@ char *block_reference_path(const char *image_path, const char *written)
 
 char *block_backing_full_path(const BlockNode *node)
 {
-    return node->backing_path ? block_reference_path(node->path, node->backing_path) : NULL;
+    /* What is opened by options is where its file is. */
+    const char *path = g_str_has_prefix(node->path, "json:") ? node->file->path : node->path;
+    return node->backing_path ? block_reference_path(path, node->backing_path) : NULL;
 }
 
 bool block_reference_allowed(const BlockOpen *how, int fd, GError **err)
@@ -273,6 +275,13 @@ static char *name_of(const BlockOpen *how)
 {
     const json_t *own = how->options, *file = own ? json_object_get(own, "file") : NULL;
     const char *name = block_option_string(json_is_object(file) ? file : own, NULL, "filename");
+    if (how->path && g_str_has_prefix(how->path, "file:")) {
+        /* As QEMU: a name that would be taken for a URI without "file:" is one of this folder. */
+        const char *plain = how->path + strlen("file:"), *colon = strchr(plain, ':');
+        const char *slash = strchr(plain, '/');
+        return colon && (!slash || colon < slash) ? g_strconcat("./", plain, NULL)
+                                                  : g_strdup(plain);
+    }
     if (how->path)
         return g_strdup(how->path);
     if (name && (!file || json_object_size(file) <= 2))
