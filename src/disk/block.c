@@ -54,11 +54,15 @@ char *block_reference_path(const char *image_path, const char *written)
     return g_strdup_printf("%.*s/%s", (int)(last - image_path), image_path, written);
 }
 
+/* Where relative names are meant from: what is opened by options is where its file is. */
+static const char *base_path(const BlockNode *node)
+{
+    return node->file && g_str_has_prefix(node->path, "json:") ? node->file->path : node->path;
+}
+
 char *block_backing_full_path(const BlockNode *node)
 {
-    /* What is opened by options is where its file is. */
-    const char *path = g_str_has_prefix(node->path, "json:") ? node->file->path : node->path;
-    return node->backing_path ? block_reference_path(path, node->backing_path) : NULL;
+    return node->backing_path ? block_reference_path(base_path(node), node->backing_path) : NULL;
 }
 
 bool block_reference_allowed(const BlockOpen *how, int fd, GError **err)
@@ -114,7 +118,7 @@ BlockFile *block_reference_open(BlockNode *node, const BlockOpen *how, const cha
                                 const char *written, bool write, GError **err)
 {
     const json_t *own = role_options(how, role);
-    g_autofree char *path = written ? block_reference_path(node->path, written) : NULL;
+    g_autofree char *path = written ? block_reference_path(base_path(node), written) : NULL;
     BlockOpen below = below_of(node, how, own, path);
     below.read_only = !write;
     if (!path && !own) {

@@ -55,7 +55,7 @@ static bool open_extents(Vmdk *v, const BlockOpen *how, const VmdkDescriptor *d,
     for (guint i = 0; i < d->extents->len; i++) {
         const VmdkExtentLine *line = &g_array_index(d->extents, VmdkExtentLine, i);
         g_autofree char *role = g_strdup_printf("extents.%u", i);
-        if (g_str_has_prefix(node->path, "json:") && !g_path_is_absolute(line->name))
+        if (g_str_has_prefix(node->file->path, "json:") && !g_path_is_absolute(line->name))
             return lodge_fail(err, LODGE_ERROR_INVALID,
                               "Cannot use relative paths with VMDK descriptor file '%s'",
                               node->path);
