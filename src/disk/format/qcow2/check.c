@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "disk/format/qcow2/bitmaps.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -16,7 +17,6 @@
 #define BEYOND_MAX     (1u << 20) /* clusters past the end of the file that are still counted */
 #define L1_TOTAL_MAX   (1u << 24) /* L1 entries of all snapshots together */
 #define MESSAGES_MAX   10000u
-#define BITMAPS        (1ull << 0)
 
 void qcow2_check_say(Qcow2Check *c, const char *format, ...)
 {
@@ -103,7 +103,7 @@ static bool refer_snapshots(Qcow2Check *c, GError **err)
     uint64_t total = 0;
     for (guint i = 0; i < q->fixed->len; i++) {
         const Qcow2Range *range = &g_array_index(q->fixed, Qcow2Range, i);
-        refer(c, range->start, range->end - range->start, 1, "a snapshot's table");
+        refer(c, range->start, range->end - range->start, 1, "a table of snapshots or bitmaps");
     }
     for (uint32_t i = 0; i < q->header.n_snapshots; i++) {
         const Qcow2Snapshot *s = &q->snapshots[i];
@@ -123,6 +123,20 @@ static bool refer_snapshots(Qcow2Check *c, GError **err)
         refer_l1(c, l1, s->l1_entries, false);
     }
     return true;
+}
+
+/* Directory and tables are among q->fixed. */
+static void refer_bitmaps(Qcow2Check *c)
+{
+    const Qcow2 *q = c->q;
+    for (guint i = 0; i < q->bitmaps->len; i++) {
+        const Qcow2Bitmap *b = g_ptr_array_index(q->bitmaps, i);
+        for (uint32_t k = 0; k < b->entries; k++) {
+            uint64_t offset = b->table[k] & QCOW2_OFFSET_MASK;
+            if (offset)
+                refer(c, offset, q->cluster_size, 1, "a bitmap's data");
+        }
+    }
 }
 
 /* One L2 entry; @active: it counts for the statistics too. */
@@ -254,6 +268,7 @@ static bool count(Qcow2Check *c, GError **err)
     refer(c, q->header.l1_offset, (uint64_t)q->header.l1_entries * 8, 1, "the L1 table");
     refer_refcounts(c);
     refer_l1(c, q->l1, q->header.l1_entries, true);
+    refer_bitmaps(c);
     return refer_snapshots(c, err) && walk_tables(c, err);
 }
 
@@ -261,10 +276,6 @@ static bool prepare(Qcow2Check *c, GError **err)
 {
     Qcow2 *q = c->q;
     uint64_t size;
-    if (q->header.autoclear & BITMAPS)
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: checking an image with persistent bitmaps is not supported",
-                          q->node->path);
     int result = q->file->ops->size(q->file, &size);
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot find its size", q->node->path);

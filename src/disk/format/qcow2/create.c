@@ -2,6 +2,7 @@
 /* New images, and growing one. */
 #include "base/bytes.h"
 #include "base/error.h"
+#include "disk/bitmap-internal.h"
 #include "disk/format/qcow2/qcow2.h"
 
 #include <errno.h>
@@ -170,7 +171,7 @@ static size_t put_extension(uint8_t *at, uint32_t type, const void *data, uint32
     return 8 + align_up(length, 8);
 }
 
-static size_t put_features(uint8_t *at)
+size_t qcow2_put_features(uint8_t *at)
 {
     uint8_t table[G_N_ELEMENTS(features) * FEATURE_RECORD] = {0};
     for (size_t i = 0; i < G_N_ELEMENTS(features); i++) {
@@ -228,7 +229,7 @@ static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *ra
     if (data)
         at += put_extension(raw + at, EXT_DATA_FILE, layout->data_file, (uint32_t)data);
     if (table && needed + table <= cluster) /* 512-byte clusters have no room for it */
-        at += put_features(raw + at);
+        at += qcow2_put_features(raw + at);
     at += 8; /* the end of the extensions, all zero */
     if (name) {
         be64_put(raw + 8, at);
@@ -414,6 +415,7 @@ bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err)
     if (result == 0)
         result = qcow2_commit(q);
     g_mutex_unlock(&q->meta);
-    return result == 0 ||
-           lodge_fail_errno(err, -result, "%s: cannot grow the image", node->path);
+    if (result == 0)
+        return block_bitmaps_resize(node, size, err);
+    return lodge_fail_errno(err, -result, "%s: cannot grow the image", node->path);
 }

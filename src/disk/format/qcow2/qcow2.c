@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "disk/format/qcow2/bitmaps.h"
 
 #include <errno.h>
 
@@ -114,6 +115,7 @@ static void free_state(Qcow2 *q)
     qcow2_cache_clear(&q->refcounts);
     qcow2_snapshots_free(q);
     qcow2_data_close(q);
+    g_clear_pointer(&q->bitmaps, g_ptr_array_unref);
     g_array_unref(q->tables);
     g_array_unref(q->fixed);
     g_array_unref(q->pending);
@@ -151,7 +153,7 @@ static bool qcow2_open(BlockNode *node, const BlockOpen *options, GError **err)
     qcow2_cache_init(&q->refcounts, page, QCOW2_CACHE_BYTES / 8);
     if (!qcow2_data_open(q, options, err))
         return false;
-    if (!qcow2_snapshots_load(q, err) || !load_tables(q, err))
+    if (!qcow2_snapshots_load(q, err) || !load_tables(q, err) || !qcow2_bitmaps_load(q, err))
         return false;
     q->repairing = options->repair;
     if (node->read_only || options->repair)
@@ -180,8 +182,16 @@ static bool qcow2_activate(BlockNode *node, GError **err)
     qcow2_tables_build(q);
     if ((q->header.incompatible & QCOW2_INCOMPAT_DIRTY) && !q->repairing && !rebuild(q, err))
         return false;
+    if (q->bitmaps->len) {
+        int result = qcow2_bitmaps_mark(q);
+        if (result < 0)
+            return lodge_fail_errno(err, -result, "%s: cannot mark its bitmaps as in use",
+                                    node->path);
+    }
+    q->active = true;
     /* What the other autoclear features describe is not kept up to date by our writes. */
-    uint64_t kept = q->external ? QCOW2_AUTOCLEAR_RAW : 0;
+    uint64_t kept = (q->external ? QCOW2_AUTOCLEAR_RAW : 0) |
+                    (q->n_bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
     if (q->header.autoclear & ~kept) {
         q->header.autoclear &= kept;
         int result = qcow2_header_update(q);
@@ -222,7 +232,9 @@ static void qcow2_close(BlockNode *node)
     if (!node->read_only && q->l2.pages && q->l1 && q->reftable) {
         g_mutex_lock(&q->meta);
         /* Twice: the first sets clusters free, the second writes that down. */
-        if (qcow2_commit(q) == 0 && q->refcounts.dirty > 0)
+        if (qcow2_commit(q) == 0 && q->active && node->bitmaps && qcow2_bitmaps_store(q) == 0)
+            qcow2_commit(q);
+        if (q->refcounts.dirty > 0)
             qcow2_commit(q);
         g_mutex_unlock(&q->meta);
     }
@@ -275,6 +287,8 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
                             json_boolean(q->header.incompatible & QCOW2_INCOMPAT_CORRUPT));
         json_object_set_new(info->specific, "extended-l2", json_boolean(q->subclusters > 1));
     }
+    if (q->bitmaps->len)
+        json_object_set_new(info->specific, "bitmaps", qcow2_bitmaps_info(q));
     info->snapshots = g_new0(BlockSnapshotInfo, q->header.n_snapshots + 1);
     info->n_snapshots = q->header.n_snapshots;
     for (unsigned i = 0; i < info->n_snapshots; i++) {
@@ -320,6 +334,8 @@ const BlockFormat block_format_qcow2 = {
     .check = qcow2_check,
     .resize = qcow2_resize,
     .snapshots = &qcow2_snapshot_ops,
+    .bitmap_can_store = qcow2_bitmap_can_store,
+    .bitmap_remove = qcow2_bitmap_remove,
     .write_compressed = qcow2_write_compressed,
     .pack = qcow2_pack,
     .write_packed = qcow2_write_packed,

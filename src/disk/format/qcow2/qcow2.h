@@ -29,6 +29,9 @@
 #define QCOW2_EXTENDED_MIN         16384u /* bytes of a cluster with extended L2 entries */
 #define QCOW2_AUTOCLEAR_RAW        (1ull << 1)
 #define QCOW2_COMPAT_LAZY          (1ull << 0)
+#define QCOW2_AUTOCLEAR_BITMAPS    (1ull << 0)
+#define QCOW2_EXT_BITMAPS          0x23852875u
+#define QCOW2_FEATURES_BYTES       392u /* of the extension that names the features */
 
 #define QCOW2_OFFSET_MASK 0x00fffffffffffe00ull /* of L1, L2 and refcount table entries */
 #define QCOW2_COPIED      (1ull << 63)          /* the refcount is exactly one */
@@ -129,7 +132,11 @@ typedef struct Qcow2 {
     GArray *fixed;       /* Qcow2Range: the other metadata */
     Qcow2Snapshot *snapshots;
     uint64_t snapshots_bytes; /* of their table */
+    GPtrArray *bitmaps;       /* Qcow2Bitmap (bitmaps.h): as the file has them */
+    uint32_t n_bitmaps;       /* as the header's extension says it */
+    uint64_t bitmaps_offset, bitmaps_bytes; /* of their directory */
     bool repairing;      /* opened for block_check */
+    bool active;         /* opened for writing, wholly */
     bool corrupt;        /* found out: nothing is written any more */
 
     GMutex packed_lock;  /* the decompressed cluster kept below */
@@ -154,6 +161,22 @@ int qcow2_header_switch(Qcow2 *q, const Qcow2Header *old, bool *unsure);
  * after a crash counts them anew (version 3; version 2 has no such mark).
  */
 int qcow2_header_dirty(Qcow2 *q, bool dirty);
+
+/* header-rewrite.c */
+/* Up to @length bytes of an extension; how long it is, -ENOENT when there is none, or -errno. */
+int qcow2_extension_read(Qcow2 *q, uint32_t type, void *data, uint32_t length);
+/*
+ * The first cluster anew: q->header, the node's backing file, the bitmaps' extension, all other
+ * extensions as they are. -ENOSPC: no room. meta held.
+ */
+int qcow2_header_rewrite(Qcow2 *q);
+
+/* bitmaps.c, bitmaps-store.c */
+bool qcow2_bitmaps_load(Qcow2 *q, GError **err);
+int qcow2_bitmaps_store(Qcow2 *q); /* before the image is closed; meta held */
+bool qcow2_bitmap_can_store(BlockNode *node, const char *name, unsigned granularity_bits,
+                            GError **err);
+bool qcow2_bitmap_remove(BlockNode *node, const char *name, GError **err);
 
 /* snapshot.c */
 bool qcow2_snapshots_load(Qcow2 *q, GError **err);
@@ -306,6 +329,8 @@ bool qcow2_check(BlockNode *node, BlockCheck *check, GError **err);
 extern const BlockOption qcow2_create_options[];
 /* Gives clusters of [@at, @end), none of which has one, a place in the file. */
 int qcow2_preallocate(Qcow2 *q, uint64_t at, uint64_t end, BlockPreallocation mode);
+/* The extension that names the features, QCOW2_FEATURES_BYTES long. */
+size_t qcow2_put_features(uint8_t *at);
 bool qcow2_create_check(const BlockCreate *create, GError **err);
 bool qcow2_create(BlockFile *file, const BlockCreate *create, GError **err);
 bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err);

@@ -2,7 +2,7 @@
 /* The table of internal snapshots: read, written, searched. snapshot-ops.c uses it. */
 #include "base/bytes.h"
 #include "base/error.h"
-#include "disk/format/qcow2/qcow2.h"
+#include "disk/format/qcow2/bitmaps.h"
 
 #include <errno.h>
 #include <string.h>
@@ -49,6 +49,17 @@ void qcow2_fixed_build(Qcow2 *q)
         Qcow2Range l1 = {s->l1_offset,
                          align_up(s->l1_offset + (uint64_t)s->l1_entries * 8, q->cluster_size)};
         g_array_append_val(q->fixed, l1);
+    }
+    if (q->bitmaps_bytes) {
+        Qcow2Range directory = {q->bitmaps_offset,
+                                align_up(q->bitmaps_offset + q->bitmaps_bytes, q->cluster_size)};
+        g_array_append_val(q->fixed, directory);
+    }
+    for (guint i = 0; q->bitmaps && i < q->bitmaps->len; i++) {
+        const Qcow2Bitmap *b = g_ptr_array_index(q->bitmaps, i);
+        Qcow2Range table = {b->table_offset,
+                            align_up(b->table_offset + (uint64_t)b->entries * 8, q->cluster_size)};
+        g_array_append_val(q->fixed, table);
     }
 }
 
