@@ -231,7 +231,7 @@ uint8_t *qcow2_bitmaps_encode(const GPtrArray *list, uint64_t room, uint64_t *by
     *bytes = 0;
     for (guint i = 0; i < list->len; i++)
         *bytes += qcow2_bitmap_record_bytes(g_ptr_array_index(list, i));
-    uint8_t *raw = g_try_malloc0(align_up(*bytes, room)), *at = raw;
+    uint8_t *raw = g_try_malloc0(MAX(align_up(*bytes, room), room)), *at = raw;
     for (guint i = 0; i < list->len && raw; i++) {
         const Qcow2Bitmap *b = g_ptr_array_index(list, i);
         size_t name = strlen(b->name);

@@ -102,7 +102,7 @@ static void put_fields(const Qcow2 *q, uint8_t *raw)
 static bool put_extensions(const Qcow2 *q, const GArray *old, uint8_t *raw, uint64_t *at)
 {
     const BlockNode *node = q->node;
-    bool ok = true, new = q->header.version >= 3, named = false;
+    bool ok = true, new = q->header.version >= 3;
     if (node->backing_path && node->backing_format)
         ok = put(q, raw, at, EXT_BACKING, node->backing_format,
                  (uint32_t)strlen(node->backing_format));
@@ -115,13 +115,12 @@ static bool put_extensions(const Qcow2 *q, const GArray *old, uint8_t *raw, uint
     }
     for (guint i = 0; i < old->len && ok; i++) {
         const Extension *e = &g_array_index(old, Extension, i);
-        named |= e->type == EXT_FEATURES;
-        if (e->type == EXT_BACKING || e->type == QCOW2_EXT_BITMAPS ||
-            (e->type == EXT_FEATURES && !new))
-            continue;
-        ok = put(q, raw, at, e->type, e->data, e->length);
+        if (e->type != EXT_BACKING && e->type != QCOW2_EXT_BITMAPS && e->type != EXT_FEATURES)
+            ok = put(q, raw, at, e->type, e->data, e->length);
     }
-    if (ok && new && !named && *at + QCOW2_FEATURES_BYTES + 8 + NAME_MAX_SIZE < q->cluster_size)
+    /* Names of features are a courtesy, for which small clusters may have no room. */
+    size_t name = node->backing_path ? strlen(node->backing_path) : 0;
+    if (ok && new && *at + QCOW2_FEATURES_BYTES + 8 + name <= q->cluster_size)
         *at += qcow2_put_features(raw + *at);
     return ok;
 }
