@@ -60,6 +60,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with lock:
             requests.append((how, self.command, self.headers.get("Range")))
             count = sum(1 for r in requests if r[0] == how and r[2])
+            first_time = sum(1 for r in requests if r[0] == how and r[2] == self.headers.get("Range")) == 1
         if how == "moved":
             return self.headers_for(302, 0, Location="/good/disk")
         if how == "loop":
@@ -88,14 +89,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     pass
             return None
         first, last = int(asked[1]), min(int(asked[2]), SIZE - 1)
-        if how == "broken" or (how == "flaky" and count % 2):
+        if how == "broken" or (how == "flaky" and first_time):
             return self.headers_for(503, 0)
         part = CONTENT[first:last + 1]
         total = SIZE + 512 if how == "grown" and count > 1 else SIZE
         if how == "wrong":
             first, last = first + 512, last + 512
         self.headers_for(206, len(part), Content_Range=f"bytes {first}-{last}/{total}", **more)
-        if how in ("short", "hiccup") and (how == "short" or count % 2):
+        if how in ("short", "hiccup") and (how == "short" or first_time):
             self.wfile.write(part[:len(part) // 2])
             self.close_connection = True
             return None
