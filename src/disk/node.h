@@ -12,6 +12,7 @@ typedef struct BlockFast {
     BlockFile *file; /* NULL: node->file */
     uint64_t file_offset;
     BlockRange hold; /* keeps the mapping as it is until fast_end */
+    bool zero; /* a read: the range reads as zero, nothing is held */
 } BlockFast;
 
 typedef struct BlockSnapshotOps {

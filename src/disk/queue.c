@@ -20,6 +20,7 @@
 
 #define QUEUE_DEPTH_MAX 1024
 #define QUEUE_THREADS   16
+#define REAP_MAX        1024 /* requests a call of reap ends, about */
 #define DRAIN_POLL_MS   100
 
 typedef struct Slot Slot;
@@ -36,6 +37,7 @@ struct BlockQueue {
     BlockNode *node;
     int event;
     bool uring, plugged;
+    bool reaping; /* the owner looks at what is done before it waits again */
     GMutex lock; /* all below, and the ring; taken before the node's own locks */
     struct io_uring ring;
     Slot *slots, *free;
@@ -137,8 +139,16 @@ static bool start_transfer(BlockQueue *queue, Slot *slot)
     if (write)
         block_bitmaps_dirty(node, request->offset, length);
     slot->fast.file = NULL;
+    slot->fast.zero = false;
     if (!node->format->fast_begin(node, write, request->offset, length, &slot->fast))
         return false;
+    if (slot->fast.zero) { /* done already */
+        block_iov_zero(request->iov, request->n_iov, 0, length);
+        finish_locked(slot, 0);
+        if (!queue->reaping)
+            signal_event(queue);
+        return true;
+    }
     if (fua && !node->format->flush_is_plain(node)) {
         node->format->fast_end(node, &slot->fast);
         return false;
@@ -363,11 +373,9 @@ int block_queue_fd(const BlockQueue *queue)
     return queue->event;
 }
 
-unsigned block_queue_reap(BlockQueue *queue)
+/* Calls done of what is finished; requests that it submits may be finished at once. */
+static unsigned reap_finished(BlockQueue *queue)
 {
-    uint64_t count;
-    ssize_t got = read(queue->event, &count, sizeof(count));
-    (void)got; /* nothing signalled is fine */
     g_mutex_lock(&queue->lock);
     harvest_locked(queue);
     BlockRequest *request = queue->done_first;
@@ -384,6 +392,27 @@ unsigned block_queue_reap(BlockQueue *queue)
         reaped++;
         request = next;
     }
+    return reaped;
+}
+
+unsigned block_queue_reap(BlockQueue *queue)
+{
+    uint64_t count;
+    unsigned reaped = 0, more;
+    ssize_t got = read(queue->event, &count, sizeof(count));
+    (void)got; /* nothing signalled is fine */
+    g_mutex_lock(&queue->lock);
+    queue->reaping = true;
+    g_mutex_unlock(&queue->lock);
+    do {
+        more = reap_finished(queue);
+        reaped += more;
+    } while (more && reaped < REAP_MAX);
+    g_mutex_lock(&queue->lock);
+    queue->reaping = false;
+    if (queue->done_first)
+        signal_event(queue);
+    g_mutex_unlock(&queue->lock);
     return reaped;
 }
 

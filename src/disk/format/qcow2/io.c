@@ -382,8 +382,14 @@ bool qcow2_fast_begin(BlockNode *node, bool write, uint64_t offset, uint64_t len
             return false;
         __builtin_ia32_pause();
     }
-    bool possible = qcow2_map(q, offset, length, false, &map) == 0 && map.kind == QCOW2_DATA &&
-                    map.length == length;
+    bool possible = qcow2_map(q, offset, length, false, &map) == 0 && map.length == length;
+    if (possible && !write &&
+        (map.kind == QCOW2_ZEROES || (map.kind == QCOW2_NONE && !node->backing))) {
+        g_mutex_unlock(&q->lock);
+        fast->zero = true;
+        return true;
+    }
+    possible = possible && map.kind == QCOW2_DATA;
     if (write)
         possible = possible && map.in_place && !q->corrupt &&
                    !qcow2_data_overlaps(q, map.host, map.length);
