@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define WATCH_US (100 * 1000)
-#define UNIT_MAX KIB(64)
+#define UNIT_MAX KIB(4)
 
 bool copy_failed(CopyJob *job, int result, const char *doing, uint64_t position)
 {

@@ -57,33 +57,60 @@ static bool read_data(CopyWorker *w, const CopyPiece *piece, uint64_t n)
     return true;
 }
 
-/* Data that is zero counts as zero; short runs of zeroes count as data. */
-static void find_zeroes(CopyWorker *w, const CopyPiece *piece, uint64_t n)
+/* Zeroes found in data, until it is known how many there are in a row. */
+#define COPY_FOUND (COPY_DATA + 1)
+
+static void scan(CopyWorker *w, const CopyPiece *piece, uint64_t n)
 {
-    const CopyJob *job = w->job;
-    uint64_t unit = job->unit;
-    for (uint64_t i = 0; i < n && job->how->sparse; i++) {
+    uint64_t unit = w->job->unit;
+    for (uint64_t i = 0; i < n; i++) {
         uint64_t at = i * unit;
         if (w->kinds[i] == COPY_DATA &&
             block_copy_is_zero(w->buffer + at, MIN(unit, piece->length - at)))
-            w->kinds[i] = COPY_ZERO;
+            w->kinds[i] = COPY_FOUND;
     }
+}
+
+/* Units [i, end) of zeroes are written like data. */
+static void keep_as_data(CopyWorker *w, const CopyPiece *piece, uint64_t i, uint64_t end)
+{
+    uint64_t unit = w->job->unit, at = i * unit;
+    memset(w->buffer + at, 0, MIN(end * unit, piece->length) - at);
+    memset(w->kinds + i, COPY_DATA, end - i);
+}
+
+/*
+ * Data that is zero counts as zero if there is enough of it in a row, with holes around it. What
+ * was known to be zero stays so, unless it is a short gap in the data of one cluster.
+ */
+static void find_zeroes(CopyWorker *w, const CopyPiece *piece, uint64_t n)
+{
+    const CopyJob *job = w->job;
+    uint64_t sparse = job->how->sparse, gap = job->how->compress ? 0 : MIN(GAP_MAX, job->cluster);
+    uint8_t *kinds = w->kinds;
+    if (sparse)
+        scan(w, piece, n);
     for (uint64_t i = 0, end; i < n; i = end) {
-        end = run_end(w->kinds, i, n);
-        if (w->kinds[i] != COPY_ZERO)
+        end = i + 1;
+        if (kinds[i] != COPY_ZERO && kinds[i] != COPY_FOUND)
             continue;
-        bool between = i > 0 && end < n && w->kinds[i - 1] == COPY_DATA &&
-                       w->kinds[end] == COPY_DATA;
-        uint64_t length = (end - i) * unit;
-        /* At the window's edge, the run may be longer than what is seen of it. */
-        bool small = between && !job->how->compress &&
-                     (length < job->how->sparse ||
-                                 (job->cluster > unit && length < MIN(GAP_MAX, job->cluster)));
-        if (!small && job->how->sparse)
+        while (end < n && (kinds[end] == COPY_ZERO || kinds[end] == COPY_FOUND))
+            end++;
+        bool between = i > 0 && end < n && kinds[i - 1] == COPY_DATA && kinds[end] == COPY_DATA;
+        uint64_t length = (end - i) * job->unit;
+        if (!sparse || (between && length < gap)) {
+            keep_as_data(w, piece, i, end);
             continue;
-        uint64_t at = i * unit, stop = MIN(end * unit, piece->length);
-        memset(w->buffer + at, 0, stop - at);
-        memset(w->kinds + i, COPY_DATA, end - i);
+        }
+        /* At the window's edges, the run may be longer than what is seen of it. */
+        bool enough = length >= sparse || !between || job->how->compress;
+        for (uint64_t j = i, stop; j < end; j = stop) {
+            stop = run_end(kinds, j, end);
+            if (kinds[j] == COPY_FOUND && enough)
+                memset(kinds + j, COPY_ZERO, stop - j);
+            else if (kinds[j] == COPY_FOUND)
+                keep_as_data(w, piece, j, stop);
+        }
     }
 }
 
