@@ -219,7 +219,7 @@ bool block_resize(BlockNode *node, const BlockResize *resize, GError **err)
     if (resize->size > INT64_MAX - MIB(4))
         return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: a size of %" G_GUINT64_FORMAT " bytes",
                           node->path, resize->size);
-    return node->format->resize(node, resize, err);
+    return node->format->resize(node, resize, err) && block_bitmaps_resize(node, node->size, err);
 }
 
 bool block_amend(BlockNode *node, const json_t *options, const BlockObjects *objects, bool force,

@@ -228,6 +228,14 @@ def resized():
         qemu_io(path, "qcow2", ["read -P 5 0 1M", "read -P 0 1M 2M", "read -P 6 5G 64k"])
         tap.run(["qemu-img", "check", path])
         tap.run([LODGE, "resize", path, "1M"], 1)
+        for size in ("3G", "700k", "512"):
+            tap.run([LODGE, "resize", "-q", "--shrink", path, size])
+            tap.run(["qemu-img", "check", path])
+            qemu_io(path, "qcow2", ["read -P 5 0 512"])
+        for mode in ("metadata", "falloc", "full"):
+            tap.run([LODGE, "resize", "-q", f"--preallocation={mode}", path, "+1M"])
+            tap.run(["qemu-img", "check", path])
+        qemu_io(path, "qcow2", ["read -P 5 0 512", "read -P 0 512 3M"])
 
 
 def bad_options():

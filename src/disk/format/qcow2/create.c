@@ -2,7 +2,6 @@
 /* New images, and growing one. */
 #include "base/bytes.h"
 #include "base/error.h"
-#include "disk/bitmap-internal.h"
 #include "disk/format/qcow2/qcow2.h"
 
 #include <errno.h>
@@ -271,10 +270,22 @@ static int place(Qcow2 *q, uint64_t *at, uint64_t end, BlockPreallocation mode)
     int result = qcow2_commit_if_full(q);
     if (result == 0)
         result = qcow2_l2_writable(q, *at);
-    index = qcow2_l2_index(q, *at) % qcow2_page_entries(q);
     if (result == 0)
-        result = qcow2_data_alloc(q, *at, MIN(want, qcow2_page_entries(q) - index), &host, &got,
-                                  &fresh);
+        result = qcow2_l2_page(q, *at, &page, &index);
+    if (result < 0)
+        return result;
+    uint64_t room = MIN(want, qcow2_page_entries(q) - index), n = 0;
+    while (n < room && qcow2_entry_get(q, page->bytes, index + n).word == 0)
+        n++;
+    g_mutex_unlock(&q->lock);
+    if (n == 0) { /* there is something already */
+        *at += q->cluster_size;
+        return 0;
+    }
+    result = qcow2_data_alloc(q, *at, n, &host, &got, &fresh);
+    /* A cluster that was in use before has something else in it. */
+    if (result == 0 && !fresh && !q->external)
+        result = q->file->ops->zero(q->file, host, got << q->cluster_bits, true);
     if (result == 0 && mode >= BLOCK_PREALLOCATE_FALLOC && !q->external)
         result = block_file_preallocate(q->file, host, host + (got << q->cluster_bits),
                                         mode == BLOCK_PREALLOCATE_FULL);
@@ -384,38 +395,4 @@ int qcow2_grow_l1(Qcow2 *q, uint32_t entries)
     q->uncommitted = true;
     g_mutex_unlock(&q->lock);
     return 0;
-}
-
-bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err)
-{
-    uint64_t size = resize->size;
-    Qcow2 *q = node->state;
-    uint64_t span = 1ull << (q->cluster_bits + q->l2_bits);
-    if (q->header.n_snapshots)
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: resizing an image with internal snapshots is not supported",
-                          node->path);
-    if (size < node->size)
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: shrinking a qcow2 image is not supported", node->path);
-    if (size > INT64_MAX - span || (size + span - 1) / span > QCOW2_L1_MAX / 8)
-        return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: the new size is too large for its clusters",
-                          node->path);
-    uint64_t entries = (size + span - 1) / span;
-    int result = 0;
-    g_mutex_lock(&q->meta);
-    if (entries > q->header.l1_entries)
-        result = qcow2_grow_l1(q, (uint32_t)entries);
-    if (result == 0) {
-        q->header.size = size;
-        result = qcow2_header_update(q);
-    }
-    if (result == 0)
-        node->size = size;
-    if (result == 0)
-        result = qcow2_commit(q);
-    g_mutex_unlock(&q->meta);
-    if (result == 0)
-        return block_bitmaps_resize(node, size, err);
-    return lodge_fail_errno(err, -result, "%s: cannot grow the image", node->path);
 }

@@ -222,6 +222,8 @@ bool qcow2_overlaps(const Qcow2 *q, uint64_t offset, uint64_t length);
 int qcow2_corrupt(Qcow2 *q);
 
 /* refcount.c: meta is held, `lock` is not */
+/* Changes an entry of the refcount table in memory; `lock` is held. */
+void qcow2_reftable_set(Qcow2 *q, uint64_t index, uint64_t offset);
 uint64_t qcow2_refcount_max(const Qcow2 *q);
 uint64_t qcow2_refcount_decode(const Qcow2 *q, const uint8_t *block, uint64_t index);
 void qcow2_refcount_encode(const Qcow2 *q, uint8_t *block, uint64_t index, uint64_t value);
@@ -333,6 +335,7 @@ int qcow2_preallocate(Qcow2 *q, uint64_t at, uint64_t end, BlockPreallocation mo
 size_t qcow2_put_features(uint8_t *at);
 bool qcow2_create_check(const BlockCreate *create, GError **err);
 bool qcow2_create(BlockFile *file, const BlockCreate *create, GError **err);
+/* resize.c */
 bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err);
 /* A longer L1 table in new clusters; the caller updates the header, then commits. meta held. */
 int qcow2_grow_l1(Qcow2 *q, uint32_t entries);

@@ -95,8 +95,9 @@ int qcow2_refcount_get(Qcow2 *q, uint64_t cluster, uint64_t *value)
     return 0;
 }
 
-static void mark_reftable(Qcow2 *q, uint64_t index)
+void qcow2_reftable_set(Qcow2 *q, uint64_t index, uint64_t offset)
 {
+    q->reftable[index] = offset;
     if (q->reftable_dirty_first == q->reftable_dirty_end) {
         q->reftable_dirty_first = index;
         q->reftable_dirty_end = index + 1;
@@ -237,8 +238,7 @@ static int ensure_block(Qcow2 *q, uint64_t cluster)
     if (result < 0)
         return result;
     g_mutex_lock(&q->lock);
-    q->reftable[index] = offset;
-    mark_reftable(q, index);
+    qcow2_reftable_set(q, index, offset);
     qcow2_tables_add(q, offset);
     g_mutex_unlock(&q->lock);
     return 0;
@@ -275,8 +275,7 @@ int qcow2_alloc_table(Qcow2 *q, uint64_t clusters, uint64_t *offset)
         if (result < 0)
             return result;
         g_mutex_lock(&q->lock);
-        q->reftable[first + b] = at;
-        mark_reftable(q, first + b);
+        qcow2_reftable_set(q, first + b, at);
         qcow2_tables_add(q, at);
         g_mutex_unlock(&q->lock);
     }
