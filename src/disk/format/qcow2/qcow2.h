@@ -324,6 +324,12 @@ ssize_t qcow2_pack(BlockNode *node, const void *cluster, size_t length, void *pa
 int qcow2_write_packed(BlockNode *node, uint64_t offset, const void *packed, size_t packed_length,
                        size_t length);
 
+/* tools.c */
+bool qcow2_set_backing(BlockNode *node, const char *path, const char *format, GError **err);
+bool qcow2_make_empty(BlockNode *node, GError **err);
+bool qcow2_measure(const BlockCreate *create, BlockNode *source, BlockMeasure *measure,
+                   GError **err);
+
 /* check.c */
 bool qcow2_check(BlockNode *node, BlockCheck *check, GError **err);
 
