@@ -193,6 +193,10 @@ static bool choose_format(BlockNode *node, const BlockOpen *how, GError **err)
         return lodge_fail_errno(err, -result, "%s: cannot read the start of the image",
                                 node->path);
     node->format = block_format_probe(head, sizeof(head));
+    for (size_t i = 0; node->path && node->format == &block_format_raw && block_formats[i]; i++) {
+        if (block_formats[i]->suffix && g_str_has_suffix(node->path, block_formats[i]->suffix))
+            node->format = block_formats[i];
+    }
     node->probed_raw = !strcmp(node->format->name, "raw");
     return true;
 }

@@ -29,6 +29,8 @@ typedef struct BlockFormat {
     const char *name;
     /* True when the first @length bytes of a file are of this format. NULL: never probed. */
     bool (*probe)(const uint8_t *head, size_t length);
+    /* Files with such a name are of this format when no other claims them. NULL: a name says nothing. */
+    const char *suffix;
     /* Reads node->file; sets size and state and, if there is one, backing_path and _format. */
     bool (*open)(BlockNode *node, const BlockOpen *options, GError **err);
     /* Called once the backing chain is there, before the first write; may be NULL. */

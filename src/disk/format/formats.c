@@ -14,6 +14,9 @@ const BlockFormat *const block_formats[] = {
     &block_format_vhdx,
     &block_format_qed,
     &block_format_parallels,
+    &block_format_bochs,
+    &block_format_cloop,
+    &block_format_dmg,
     &block_format_raw,
     NULL,
 };

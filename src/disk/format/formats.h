@@ -4,6 +4,9 @@
 
 #include "disk/node.h"
 
+extern const BlockFormat block_format_bochs;
+extern const BlockFormat block_format_cloop;
+extern const BlockFormat block_format_dmg;
 extern const BlockFormat block_format_luks;
 extern const BlockFormat block_format_qcow1;
 extern const BlockFormat block_format_parallels;
