@@ -294,8 +294,7 @@ BlockNode *image_open(const char *path, const ImageOpen *open)
                          .repair = open->repair,
                          .snapshot = open->snapshot,
                          .objects = open->objects,
-                         .trust_references =
-                             !g_strcmp0(g_getenv("LODGE_IMAGE_REFERENCES"), "any"),
+                         .trust_references = !g_strcmp0(g_getenv("LODGE_IMAGE_REFERENCES"), "any"),
                          .discard_unmap = true};
     if (!image_cache_known(open->cache, open->source))
         return NULL;
@@ -312,6 +311,11 @@ BlockNode *image_open(const char *path, const ImageOpen *open)
         }
         options.path = NULL;
         options.options = tree;
+    }
+    if (open->shared && open->write) {
+        image_fail("Could not open '%s': force-share=on can only be used with read-only images",
+                   path);
+        return NULL;
     }
     BlockNode *node = block_open(&options, &error);
     if (!node)

@@ -99,9 +99,13 @@ bool io_open(IoSession *s)
         image_fail("file open already, try 'help close'");
         return false;
     }
-    if (open->copy_on_read && !open->write) {
-        image_fail("can't open%s%s: Can't use copy-on-read on read-only device",
-                   open->path ? " device " : "", open->path ? open->path : "");
+    const char *refused =
+        open->copy_on_read && !open->write ? "Can't use copy-on-read on read-only device"
+        : open->shared && open->write      ? "force-share=on can only be used with read-only images"
+                                           : NULL;
+    if (refused) {
+        image_fail("can't open%s%s: %s", open->path ? " device " : "", open->path ? open->path : "",
+                   refused);
         return false;
     }
     if (open->options) {
