@@ -5,7 +5,7 @@ _lodge_img_words() {
     case $1 in
     amend) echo '-h --help --object --image-opts -p -q -f -t --force -o ' ;;
     backup) echo '-h --help --object --image-opts -f -T --output -q -p -U --force-share --bitmap --parent --chunk-size --list --delete --prune --overlay -b -F ' ;;
-    bench) echo '' ;;
+    bench) echo '-h --help --image-opts -U --force-share -q -f -t -c -d -n -i -o -s -S -w --pattern --flush-interval --no-drain ' ;;
     bitmap) echo '-h --help --merge --add --remove --clear --enable --disable -b --source-file -F --source-format -g --granularity --object --image-opts -f ' ;;
     check) echo '-h --help --object --image-opts -q -f --format --output -r --repair -T -U --force-share ' ;;
     commit) echo '-h --help --object --image-opts -q -f -t -b -r -d -p ' ;;
@@ -32,7 +32,7 @@ _lodge_img() {
         return
     fi
     case $previous in
-    -f|-F|-O) mapfile -t COMPREPLY < <(compgen -W 'blkdebug file ftp ftps host_cdrom host_device http https iscsi luks nfs null-aio null-co qcow qcow2 raw rbd ssh vdi vhdx vmdk vpc' -- "$current"); return ;;
+    -f|-F|-O) mapfile -t COMPREPLY < <(compgen -W 'blkdebug bochs cloop dmg file ftp ftps host_cdrom host_device http https iscsi luks nfs null-aio null-co parallels qcow qcow2 qed raw rbd ssh vdi vhdx vmdk vpc' -- "$current"); return ;;
     --output) mapfile -t COMPREPLY < <(compgen -W 'human json' -- "$current"); return ;;
     -t|-T) mapfile -t COMPREPLY < <(compgen -W 'none writeback writethrough directsync unsafe' -- "$current"); return ;;
     esac
