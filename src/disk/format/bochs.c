@@ -164,8 +164,12 @@ static int bochs_status(BlockNode *node, uint64_t offset, uint64_t length, Block
 {
     uint64_t host, same;
     int result = find(node, offset, length, &host, &same);
-    *extent = (BlockExtent){.length = same, .present = true, .data = host != 0, .zero = host == 0,
-                            .has_offset = host != 0, .file_offset = host};
+    *extent = (BlockExtent){.length = same,
+                            .present = true,
+                            .data = host != 0,
+                            .zero = host == 0,
+                            .has_offset = host != 0,
+                            .file_offset = host};
     return result;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "disk/format/chunks.h"
 #include "base/bytes.h"
 #include "base/error.h"
-#include "disk/format/chunks.h"
 #include "disk/iov.h"
 
 #include <bzlib.h>
@@ -112,7 +112,8 @@ static bool unpack_zlib(const uint8_t *in, size_t packed, uint8_t *out, size_t l
         d = libdeflate_alloc_decompressor();
         g_private_set(&decompressors, d);
     }
-    return d && libdeflate_zlib_decompress(d, in, packed, out, length, &got) == LIBDEFLATE_SUCCESS &&
+    return d &&
+           libdeflate_zlib_decompress(d, in, packed, out, length, &got) == LIBDEFLATE_SUCCESS &&
            got == length;
 }
 

@@ -7,9 +7,9 @@
 
 #include "disk/node.h"
 
-#define CHUNKS_MAX      (4u << 20)  /* of one image */
-#define CHUNK_BYTES_MAX MIB(64)     /* of one, packed or not, unless it is zeroes or as it is */
-#define CHUNKS_CACHED   8u
+#define CHUNKS_MAX         (4u << 20) /* of one image */
+#define CHUNK_BYTES_MAX    MIB(64)    /* of one, packed or not, unless it is zeroes or as it is */
+#define CHUNKS_CACHED      8u
 #define CHUNKS_CACHE_BYTES MIB(128)
 
 typedef enum ChunkKind { CHUNK_ZERO, CHUNK_RAW, CHUNK_ZLIB, CHUNK_BZIP2, CHUNK_XZ } ChunkKind;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Compressed loop images of Knoppix, version 2: blocks of one size, each packed with zlib. Read only. */
+/* Compressed loop images of Knoppix, version 2: blocks of one size, each packed with zlib. Read
+ * only. */
 #include "base/bytes.h"
 #include "base/error.h"
 #include "disk/format/chunks.h"
@@ -33,7 +34,10 @@ static bool add_block(ChunkMap *m, uint64_t i, uint64_t from, uint64_t to, uint6
                           "invalid compressed block size at index %" G_GUINT64_FORMAT
                           ", image file is corrupt",
                           i + 1);
-    Chunk c = {.start = i * block, .length = block, .offset = from, .packed = to - from,
+    Chunk c = {.start = i * block,
+               .length = block,
+               .offset = from,
+               .packed = to - from,
                .kind = CHUNK_ZLIB};
     return chunks_add(m, &c, err);
 }
@@ -49,8 +53,7 @@ static bool read_offsets(BlockNode *node, uint64_t block, uint64_t blocks, GErro
             return lodge_fail_errno(err, -result, "%s: cannot read its offsets", node->path);
         for (uint64_t i = 0; i < count; i++) {
             uint64_t offset = be64_get(raw + i * 8);
-            if (first + i > 0 &&
-                !add_block(node->state, first + i - 1, last, offset, block, err))
+            if (first + i > 0 && !add_block(node->state, first + i - 1, last, offset, block, err))
                 return false;
             last = offset;
         }
@@ -75,7 +78,8 @@ static bool cloop_open(BlockNode *node, const BlockOpen *options, GError **err)
         return lodge_fail_errno(err, -result, "%s: cannot read its header", node->path);
     uint32_t block = be32_get(head + BLOCK_SIZE_AT), blocks = be32_get(head + BLOCK_SIZE_AT + 4);
     if (block % 512)
-        return lodge_fail(err, LODGE_ERROR_CORRUPT, "block_size %u must be a multiple of 512", block);
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "block_size %u must be a multiple of 512",
+                          block);
     if (block == 0)
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "block_size cannot be zero");
     if (block > CHUNK_BYTES_MAX)

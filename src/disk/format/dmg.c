@@ -36,10 +36,10 @@ static const struct {
     ChunkKind kind;
     const char *unknown; /* not supported, and called so */
 } kinds[] = {
-    {0, CHUNK_ZERO, NULL},           {1, CHUNK_RAW, NULL},         {2, CHUNK_ZERO, NULL},
-    {0x80000005, CHUNK_ZLIB, NULL},  {0x80000006, CHUNK_BZIP2, NULL},
-    {0x80000008, CHUNK_XZ, NULL},    {0x80000004, CHUNK_RAW, "ADC"},
-    {0x80000007, CHUNK_RAW, "LZFSE"},
+    {0, CHUNK_ZERO, NULL},           {1, CHUNK_RAW, NULL},
+    {2, CHUNK_ZERO, NULL},           {0x80000005, CHUNK_ZLIB, NULL},
+    {0x80000006, CHUNK_BZIP2, NULL}, {0x80000008, CHUNK_XZ, NULL},
+    {0x80000004, CHUNK_RAW, "ADC"},  {0x80000007, CHUNK_RAW, "LZFSE"},
 };
 
 static bool is_comment(uint32_t type)
@@ -67,8 +67,10 @@ static bool add_entry(BlockNode *node, const uint8_t *e, uint64_t first_sector, 
                           "%s: chunks packed with %s are not supported; zlib, bzip2 and lzma are",
                           node->path, kinds[i].unknown);
     c.kind = kinds[i].kind;
-    if (sector > INT64_MAX / 512 || sectors > INT64_MAX / 512 || !add_u64(c.offset, fork, &c.offset))
-        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: a chunk cannot be where it is", node->path);
+    if (sector > INT64_MAX / 512 || sectors > INT64_MAX / 512 ||
+        !add_u64(c.offset, fork, &c.offset))
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: a chunk cannot be where it is",
+                          node->path);
     c.start = sector * 512;
     c.length = sectors * 512;
     if (c.kind == CHUNK_ZERO)
@@ -84,7 +86,8 @@ static bool add_mish(BlockNode *node, const uint8_t *bytes, size_t length, GErro
     if (length < MISH_HEAD + MISH_ENTRY || memcmp(bytes, "mish", 4))
         return true;
     if (!add_u64(d->data, be64_get(bytes + 0x18), &fork))
-        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: its data cannot be where it is", node->path);
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: its data cannot be where it is",
+                          node->path);
     for (size_t at = MISH_HEAD; at + MISH_ENTRY <= length; at += MISH_ENTRY) {
         if (!add_entry(node, bytes + at, be64_get(bytes + 8), fork, err))
             return false;
@@ -94,14 +97,17 @@ static bool add_mish(BlockNode *node, const uint8_t *bytes, size_t length, GErro
 
 static bool walk_resources(BlockNode *node, const uint8_t *fork, uint64_t length, GError **err)
 {
-    uint64_t at = length >= 16 ? be32_get(fork) : length, count = length >= 16 ? be32_get(fork + 8) : 0;
+    uint64_t at = length >= 16 ? be32_get(fork) : length,
+             count = length >= 16 ? be32_get(fork + 8) : 0;
     if (count == 0 || !range_within(at, count, length))
-        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: its resource fork is not valid", node->path);
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: its resource fork is not valid",
+                          node->path);
     for (uint64_t end = at + count; at < end;) {
         uint64_t bytes = end - at >= 4 ? be32_get(fork + at) : 0;
         if (bytes == 0 || bytes > end - at - 4)
             return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                              "%s: a resource at %" G_GUINT64_FORMAT " is not valid", node->path, at);
+                              "%s: a resource at %" G_GUINT64_FORMAT " is not valid", node->path,
+                              at);
         if (!add_mish(node, fork + at + 4, bytes, err))
             return false;
         at += 4 + bytes;
@@ -181,7 +187,8 @@ static bool dmg_open(BlockNode *node, const BlockOpen *options, GError **err)
     d->data = be64_get(t + KOLY_DATA);
     if (d->data > at || !range_within(resources, length, at) ||
         !range_within(list, list_length, at) || sectors > INT64_MAX / 512)
-        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: its UDIF trailer is not valid", node->path);
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: its UDIF trailer is not valid",
+                          node->path);
     if (length == 0 && list_length == 0)
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: it has no list of chunks", node->path);
     node->size = sectors * 512;

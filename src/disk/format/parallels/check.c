@@ -96,7 +96,8 @@ bool parallels_check(BlockNode *node, BlockCheck *check, GError **err)
             return lodge_fail_errno(err, -result, "%s: cannot write its table", node->path);
     }
     /* While we write, room was made ahead; it goes when the image is closed. */
-    if (size <= check->image_end || (check->repair == BLOCK_REPAIR_NONE && g_atomic_int_get(&p->writing)))
+    if (size <= check->image_end ||
+        (check->repair == BLOCK_REPAIR_NONE && g_atomic_int_get(&p->writing)))
         return true;
     bool fix = check->repair != BLOCK_REPAIR_NONE;
     uint64_t leaked = (size - check->image_end + p->map.block - 1) / p->map.block;

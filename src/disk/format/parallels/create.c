@@ -24,7 +24,8 @@ static bool cluster_size(const BlockCreate *c, uint64_t *cluster, GError **err)
     if (*cluster > INT64_MAX / 2)
         return lodge_fail(err, LODGE_ERROR_INVALID, "Cluster size is too large");
     if (*cluster == 0) /* in QEMU's words */
-        return lodge_fail(err, LODGE_ERROR_INVALID, "Image size is too large for this cluster size");
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Image size is too large for this cluster size");
     *cluster = (*cluster + PARALLELS_SECTOR - 1) / PARALLELS_SECTOR * PARALLELS_SECTOR;
     return true;
 }
@@ -37,7 +38,8 @@ bool parallels_create_check(const BlockCreate *c, GError **err)
     if (cluster / PARALLELS_SECTOR > PARALLELS_CLUSTER_MAX)
         return lodge_fail(err, LODGE_ERROR_INVALID, "Cluster size is too large");
     if ((c->size + cluster - 1) / cluster > BLOCKMAP_TABLE_MAX / 4)
-        return lodge_fail(err, LODGE_ERROR_INVALID, "Image size is too large for this cluster size");
+        return lodge_fail(err, LODGE_ERROR_INVALID,
+                          "Image size is too large for this cluster size");
     return true;
 }
 
@@ -58,8 +60,8 @@ bool parallels_create(BlockFile *file, const BlockCreate *c, GError **err)
     le32_put(h + PARALLELS_ENTRIES, (uint32_t)entries);
     le64_put(h + PARALLELS_SECTORS, sectors);
     le32_put(h + PARALLELS_DATA, (uint32_t)(head / PARALLELS_SECTOR));
-    int result = file->block_device ? file->ops->zero(file, 0, head, true)
-                                    : file->ops->truncate(file, head);
+    int result =
+        file->block_device ? file->ops->zero(file, 0, head, true) : file->ops->truncate(file, head);
     if (result == 0)
         result = block_file_write(file, 0, h, sizeof(h));
     return result == 0 ||

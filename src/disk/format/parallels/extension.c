@@ -49,7 +49,8 @@ static bool load_bits(Extension *e, BlockBitmap *bitmap, const uint8_t *table, u
         if (entry == 0 || first >= bitmap->n)
             continue;
         if (entry == 1) {
-            block_bitmap_set(bitmap, from, MIN(covers << bitmap->granularity_bits, bitmap->size - from));
+            block_bitmap_set(bitmap, from,
+                             MIN(covers << bitmap->granularity_bits, bitmap->size - from));
             continue;
         }
         if (entry > INT64_MAX / PARALLELS_SECTOR - cluster)
@@ -73,15 +74,17 @@ static char *uuid_text(const uint8_t *u)
 static bool load_bitmap(Extension *e, const uint8_t *data, uint64_t size, GError **err)
 {
     if (size < BITMAP_BYTES)
-        return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "Too small Bitmap Feature area in Parallels Format Extension: %"
-                          G_GUINT64_FORMAT " bytes, expected at least %u bytes",
-                          size, BITMAP_BYTES);
+        return lodge_fail(
+            err, LODGE_ERROR_CORRUPT,
+            "Too small Bitmap Feature area in Parallels Format Extension: %" G_GUINT64_FORMAT
+            " bytes, expected at least %u bytes",
+            size, BITMAP_BYTES);
     uint64_t sectors = le64_get(data), disk = e->node->size / PARALLELS_SECTOR;
     uint32_t granularity = le32_get(data + 24), entries = le32_get(data + 28);
     if (sectors != disk)
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "Bitmap size (in sectors) %" G_GUINT64_FORMAT " differs from disk size in "
+                          "Bitmap size (in sectors) %" G_GUINT64_FORMAT
+                          " differs from disk size in "
                           "sectors %" G_GUINT64_FORMAT,
                           sectors, disk);
     if (entries > (size - BITMAP_BYTES) / 8)

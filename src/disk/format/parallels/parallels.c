@@ -107,15 +107,15 @@ static bool read_header(BlockNode *node, const uint8_t *h, GError **err)
         return lodge_fail(err, LODGE_ERROR_LIMIT, "Catalog too large");
     if (sectors / tracks + (sectors % tracks != 0) > m->blocks)
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: %" G_GUINT64_FORMAT " clusters are too few for a disk of %"
-                          G_GUINT64_FORMAT " sectors",
+                          "%s: %" G_GUINT64_FORMAT
+                          " clusters are too few for a disk of %" G_GUINT64_FORMAT " sectors",
                           node->path, m->blocks, sectors);
     node->size = sectors * PARALLELS_SECTOR;
     p->data = (uint64_t)le32_get(h + PARALLELS_DATA) * PARALLELS_SECTOR;
     p->extension = le64_get(h + PARALLELS_EXTENSION);
     if (p->extension > (INT64_MAX - m->block) / PARALLELS_SECTOR)
-        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: its format extension cannot be where it is",
-                          node->path);
+        return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                          "%s: its format extension cannot be where it is", node->path);
     p->extension *= PARALLELS_SECTOR;
     p->extension_end = p->extension ? p->extension + m->block : 0;
     p->unclean = le32_get(h + PARALLELS_INUSE) == PARALLELS_IN_USE;

@@ -4,12 +4,12 @@
 
 #include "disk/format/blockmap.h"
 
-#define PARALLELS_SECTOR       512u
-#define PARALLELS_HEADER_BYTES 64u  /* the table follows */
-#define PARALLELS_CLUSTER_MAX  (INT32_MAX / 513u) /* sectors, as in QEMU */
-#define PARALLELS_IN_USE       0x746f6e59u
-#define PARALLELS_NONE         0xffffffffu /* of blockmap's table; 0 in the file */
-#define PARALLELS_EXTENSION_MAX MIB(64)    /* bytes of a cluster that holds the extension */
+#define PARALLELS_SECTOR        512u
+#define PARALLELS_HEADER_BYTES  64u                /* the table follows */
+#define PARALLELS_CLUSTER_MAX   (INT32_MAX / 513u) /* sectors, as in QEMU */
+#define PARALLELS_IN_USE        0x746f6e59u
+#define PARALLELS_NONE          0xffffffffu /* of blockmap's table; 0 in the file */
+#define PARALLELS_EXTENSION_MAX MIB(64)     /* bytes of a cluster that holds the extension */
 
 /* Byte offsets in the header, little-endian. */
 enum {

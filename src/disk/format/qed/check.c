@@ -11,7 +11,8 @@
 #include <errno.h>
 
 #define PIECE_BYTES  KIB(64)
-#define CLUSTERS_MAX (8ull << 30) /* bits of memory: a file of 32 TiB with the smallest clusters */
+#define CLUSTERS_MAX (8ull << 30) /* bits of memory: a file of 32 TiB with the smallest clusters   \
+                                   */
 
 typedef struct Walk {
     Qed *q;
@@ -25,8 +26,8 @@ static void say(const Walk *w, const char *format, uint64_t a, uint64_t b)
 {
     if (!w->check->message)
         return;
-    g_autofree char *text = g_strdup_printf("ERROR: %s 0x%" G_GINT64_MODIFIER "x refers to 0x%"
-                                            G_GINT64_MODIFIER "x", format, a, b);
+    g_autofree char *text = g_strdup_printf(
+        "ERROR: %s 0x%" G_GINT64_MODIFIER "x refers to 0x%" G_GINT64_MODIFIER "x", format, a, b);
     w->check->message(w->check->opaque, text);
 }
 
@@ -136,7 +137,8 @@ static bool mark_clean(Walk *w, GError **err)
 bool qed_check_tables(BlockNode *node, BlockCheck *check, GError **err)
 {
     Qed *q = qed_of(node);
-    Walk w = {.q = q, .check = check, .fix = check->repair != BLOCK_REPAIR_NONE && !node->read_only};
+    Walk w = {
+        .q = q, .check = check, .fix = check->repair != BLOCK_REPAIR_NONE && !node->read_only};
     int result = node->file->ops->size(node->file, &w.file_size);
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot find its size", node->path);
@@ -144,9 +146,9 @@ bool qed_check_tables(BlockNode *node, BlockCheck *check, GError **err)
     g_autofree uint8_t *used =
         w.clusters <= CLUSTERS_MAX ? g_try_malloc0(w.clusters / 8 + 1) : NULL;
     if (!used)
-        return lodge_fail(err, LODGE_ERROR_LIMIT, "%s: no memory to check %" G_GUINT64_FORMAT
-                          " clusters",
-                          node->path, w.clusters);
+        return lodge_fail(err, LODGE_ERROR_LIMIT,
+                          "%s: no memory to check %" G_GUINT64_FORMAT " clusters", node->path,
+                          w.clusters);
     w.used = used;
     check->total_clusters = (node->size + q->cluster - 1) / q->cluster;
     uint64_t l1 = le64_get(q->header + QED_L1_TABLE);

@@ -37,8 +37,9 @@ static bool entry_decode(const GrainMap *m, const uint8_t *p, Grain *grain)
 
 static void entry_encode(const GrainMap *m, uint8_t *p, const Grain *grain)
 {
-    le64_put(p, grain->kind == GRAIN_DATA ? grain->offset
-                                          : grain->kind == GRAIN_ZERO ? QED_ZERO : 0);
+    le64_put(p, grain->kind == GRAIN_DATA   ? grain->offset
+                : grain->kind == GRAIN_ZERO ? QED_ZERO
+                                            : 0);
 }
 
 static bool table_decode(const GrainMap *m, const uint8_t *p, uint64_t *offset)

@@ -13,7 +13,7 @@
 enum {
     QED_MAGIC = 0, /* "QED\0" */
     QED_CLUSTER_SIZE = 4,
-    QED_TABLE_SIZE = 8,  /* in clusters */
+    QED_TABLE_SIZE = 8,   /* in clusters */
     QED_HEADER_SIZE = 12, /* in clusters */
     QED_FEATURES = 16,
     QED_COMPAT_FEATURES = 24,
@@ -34,7 +34,7 @@ typedef struct Qed {
     GrainMap map;
     uint8_t header[QED_HEADER_BYTES];
     uint64_t cluster, table_bytes, first; /* first: where regular clusters begin */
-    bool checking; /* opened only to be repaired: there is no data path */
+    bool checking;                        /* opened only to be repaired: there is no data path */
 } Qed;
 
 static inline Qed *qed_of(const BlockNode *node)

@@ -191,8 +191,8 @@ bool vhdx_create(BlockFile *file, const BlockCreate *c, GError **err)
     g_autofree uint8_t *metadata = g_malloc0(VHDX_TABLE_BYTES * 2);
     if (!make_head(head, &p) || !make_metadata(metadata, &p))
         return lodge_fail_errno(err, errno, "%s: cannot make a GUID", c->path);
-    int result = file->block_device ? file->ops->zero(file, 0, end, true)
-                                    : file->ops->truncate(file, end);
+    int result =
+        file->block_device ? file->ops->zero(file, 0, end, true) : file->ops->truncate(file, end);
     if (result == 0)
         result = write_bat(file, &p);
     if (result == 0)

@@ -17,7 +17,7 @@
 
 #define SECTOR           VHDX_LOG_SECTOR
 #define DESCRIPTOR_BYTES 32u
-#define FIRST_DESCRIPTOR 64u  /* behind the entry's header */
+#define FIRST_DESCRIPTOR 64u /* behind the entry's header */
 #define DATA_MAX         126u /* sectors in an entry of ours: as many as its first sector describes */
 
 /* Byte offsets in the header of an entry (2.3.1.1). */
@@ -157,7 +157,8 @@ static Sequence find_active(Log *log)
         Sequence s = follow(log, (uint32_t)at);
         if (s.whole && (!active.bytes || s.number > active.number))
             active = s;
-        at += s.bytes && s.whole ? s.bytes + (s.first + (uint64_t)log->length - at) % log->length : SECTOR;
+        at += s.bytes && s.whole ? s.bytes + (s.first + (uint64_t)log->length - at) % log->length
+                                 : SECTOR;
     }
     return active;
 }
@@ -236,12 +237,12 @@ bool vhdx_replay(BlockNode *node, GError **err)
         return lodge_fail_errno(err, -result, "%s: cannot read its log", node->path);
     uint8_t guid[16];
     memcpy(guid, v->header + VHDX_HEADER_LOG_GUID, 16);
-    Log log = {.bytes = bytes, .guid = guid, .length = v->log_length,
-               .budget = 8ull * v->log_length};
+    Log log = {
+        .bytes = bytes, .guid = guid, .length = v->log_length, .budget = 8ull * v->log_length};
     Sequence active = find_active(&log);
     if (log.budget == 0)
-        return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: its VHDX log has entries within entries", node->path);
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: its VHDX log has entries within entries",
+                          node->path);
     if (!active.bytes)
         return true;
     if (node->read_only)
@@ -274,8 +275,7 @@ void vhdx_end_writing(BlockNode *node)
 {
     static const uint8_t none[16];
     Vhdx *v = vhdx_of(node);
-    if (g_atomic_int_get(&v->writing) && blockmap_flush(&v->map) == 0 &&
-        block_node_sync(node) == 0)
+    if (g_atomic_int_get(&v->writing) && blockmap_flush(&v->map) == 0 && block_node_sync(node) == 0)
         vhdx_write_headers(v, none, false);
 }
 

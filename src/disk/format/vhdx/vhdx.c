@@ -59,10 +59,11 @@ static bool load_table(BlockNode *node, GError **err)
     m->blocks = (node->size + m->block - 1) / m->block;
     uint64_t bytes = vhdx_entries(m->blocks, v->chunk) * 8;
     if (bytes > v->bat_bytes || !range_within(v->bat_at, bytes, m->limit))
-        return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: its VHDX block allocation table is too short for the disk's %"
-                          G_GUINT64_FORMAT " blocks",
-                          node->path, m->blocks);
+        return lodge_fail(
+            err, LODGE_ERROR_CORRUPT,
+            "%s: its VHDX block allocation table is too short for the disk's %" G_GUINT64_FORMAT
+            " blocks",
+            node->path, m->blocks);
     if (!blockmap_allocate(m, err))
         return false;
     for (uint64_t done = 0; done < bytes; done += VHDX_TABLE_BYTES) {
@@ -73,7 +74,8 @@ static bool load_table(BlockNode *node, GError **err)
         for (uint64_t i = 0; i < length / 8; i++) {
             uint64_t raw = done / 8 + i, within = raw % (v->chunk + 1);
             if (within < v->chunk)
-                m->table[raw / (v->chunk + 1) * v->chunk + within] = decode(le64_get(piece + i * 8));
+                m->table[raw / (v->chunk + 1) * v->chunk + within] =
+                    decode(le64_get(piece + i * 8));
         }
     }
     return true;
@@ -93,7 +95,8 @@ static bool in_region(const Vhdx *v, uint64_t start, uint64_t end)
     return low < v->n_spans && v->spans[low].start < end;
 }
 
-/* What is wrong with entry @index, to be freed; NULL: nothing. In QEMU's words where it has some. */
+/* What is wrong with entry @index, to be freed; NULL: nothing. In QEMU's words where it has some.
+ */
 static char *find_fault(const Vhdx *v, uint64_t index)
 {
     const BlockMap *m = &v->map;
@@ -105,7 +108,8 @@ static char *find_fault(const Vhdx *v, uint64_t index)
     if (entry == VHDX_BAD)
         return g_strdup_printf("VHDX BAT entry %" G_GUINT64_FORMAT " offset overflow.", raw);
     if (start >= m->limit)
-        return g_strdup_printf("VHDX BAT entry %" G_GUINT64_FORMAT " start offset %" G_GUINT64_FORMAT
+        return g_strdup_printf("VHDX BAT entry %" G_GUINT64_FORMAT
+                               " start offset %" G_GUINT64_FORMAT
                                " points after end of file (%" G_GUINT64_FORMAT "). Image has "
                                "probably been truncated.",
                                raw, start, m->limit);
@@ -115,8 +119,9 @@ static char *find_fault(const Vhdx *v, uint64_t index)
                                "probably been truncated.",
                                raw, start + used - 1, m->limit);
     if (start < VHDX_ALIGNMENT || in_region(v, start, start + m->block))
-        return g_strdup_printf("VHDX BAT entry %" G_GUINT64_FORMAT ": its block at %"
-                               G_GUINT64_FORMAT " lies on the image's own structures.",
+        return g_strdup_printf("VHDX BAT entry %" G_GUINT64_FORMAT
+                               ": its block at %" G_GUINT64_FORMAT
+                               " lies on the image's own structures.",
                                raw, start);
     return NULL;
 }
@@ -143,7 +148,8 @@ static uint64_t scan_table(Vhdx *v, BlockCheck *check, char **first)
     return faults;
 }
 
-/* Where blocks that must not be written are is not known to callers of blockmap: no such opening. */
+/* Where blocks that must not be written are is not known to callers of blockmap: no such opening.
+ */
 static bool check_table(BlockNode *node, const BlockOpen *options, GError **err)
 {
     Vhdx *v = vhdx_of(node);
@@ -167,7 +173,8 @@ static bool vhdx_open(BlockNode *node, const BlockOpen *options, GError **err)
         return false;
     if (!node->read_only && v->log_length == 0)
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: a VHDX image without a log can only be opened read-only", node->path);
+                          "%s: a VHDX image without a log can only be opened read-only",
+                          node->path);
     v->log_sequence = 1;
     m->unit = VHDX_ALIGNMENT;
     m->none_from = VHDX_NONE;

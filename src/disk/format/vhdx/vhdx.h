@@ -8,7 +8,7 @@
 
 #include "disk/format/blockmap.h"
 
-#define VHDX_HEADER_AT       KIB(64)  /* and at twice this: two headers */
+#define VHDX_HEADER_AT       KIB(64) /* and at twice this: two headers */
 #define VHDX_HEADER_BYTES    4096u
 #define VHDX_REGIONS_AT      KIB(192) /* and a copy at 256 KiB */
 #define VHDX_TABLE_BYTES     65536u   /* of the region table, and of the metadata table */
@@ -17,7 +17,7 @@
 #define VHDX_BLOCK_MAX       MIB(256)
 #define VHDX_DISK_MAX        (64 * MIB(1048576))
 #define VHDX_LOG_SECTOR      4096u
-#define VHDX_LOG_REPLAY_MAX  MIB(256) /* of a log that has entries: it is held in memory */
+#define VHDX_LOG_REPLAY_MAX  MIB(256)     /* of a log that has entries: it is held in memory */
 #define VHDX_SECTORS_A_CHUNK (1ull << 23) /* that one sector bitmap covers */
 
 typedef struct VhdxGuid {
