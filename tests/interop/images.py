@@ -247,7 +247,7 @@ def bad_options():
                                    ("qcow2", ["-o", "refcount_bits=3"], "Refcount width"),
                                    ("qcow2", ["-o", "compat=0.10,refcount_bits=8"], "1.1"),
                                    ("qcow2", ["-o", "compression_type=lzma"], "lzma"),
-                                   ("qcow2", ["-o", "encryption=on"], "encryption"),
+                                   ("qcow2", ["-o", "encryption=on"], "key-secret"),
                                    ("qcow2", ["-o", "data_file_raw=on"], "data-file-raw requires data-file"),
                                    ("qcow2", ["-o", "data_file=x,compat=0.10"], "External data files"),
                                    ("qcow2", ["-o", "preallocation=some"], "some"),
@@ -283,7 +283,7 @@ def refused():
 
         tap.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
         patched(path, 32, struct.pack(">I", 2))
-        refusal("LUKS")
+        refusal("CRYPTO header")
         tap.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
         patched(path, 72, struct.pack(">Q", 1 << 20))
         refusal("bit 20")
@@ -386,11 +386,37 @@ def queued():
                 qemu_io(path, "qcow2", [f"read -q -P {v} {k * 12288} 12288" for k, v in list(model.items())[:200]])
 
 
+def encrypted():
+    """LUKS and AES inside qcow2: made by either, written by both, read alike."""
+    secret = ["--object", "secret,id=s,data=abc"]
+    with tempfile.TemporaryDirectory(prefix="lodge-images-") as tmp:
+        path = pathlib.Path(tmp) / "image"
+        opened = f"driver=qcow2,file.filename={path},encrypt.key-secret=s"
+        luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+        for options in (luks, luks + ",cluster_size=512", luks + ",extended_l2=on,preallocation=full",
+                        luks + f",data_file={tmp}/data", "encrypt.format=aes,encrypt.key-secret=s"):
+            for maker in (LODGE, "qemu-img"):
+                tap.run([maker, "create", "-q", *secret, "-f", "qcow2", "-o", options, path, "5M"])
+                tap.run([LODGE, "io", *secret, "--image-opts", "-c", "write -q -P 1 0 700k", "-c", "write -q -P 2 1M 512",
+                         "-c", "write -q -z 100k 64k", "-c", "write -q -P 4 2000003 1111", opened])
+                tap.run(["qemu-io", *secret, "--image-opts", "-c", "write -q -P 5 3M 100k", "-c", "write -q -P 6 300k 5k", opened])
+                reads = ["read -P 1 0 100k", "read -P 0 100k 64k", "read -P 2 1M 512", "read -P 4 2000003 1111",
+                         "read -P 5 3M 100k", "read -P 6 300k 5k", "read -P 1 310k 100k"]
+                for reader in (["qemu-io"], [LODGE, "io"]):
+                    said = tap.run([*reader, *secret, "--image-opts", *(x for r in reads for x in ("-c", r)), opened])
+                    tap.check("verification failed" not in said, said)
+                for checker in (LODGE, "qemu-img"):
+                    tap.run([checker, "check", "-q", *secret, "--image-opts", opened])
+                tap.check(tap.run([LODGE, "info", path]) == tap.run(["qemu-img", "info", path]), f"{options}: info differs")
+                said = tap.run([LODGE, "io", "-r", "-c", "read 0 512", path], 1)
+                tap.check("encrypt.key-secret" in said, said)
+
+
 def main():
     tap.need("qemu-img", "qemu-io")
     print(f"# LODGE_SEED={SEED}")
     tests = [("shape-" + s[0], functools.partial(shape, *s)) for s in SHAPES]
-    tests += [(f.__name__, f) for f in (created, bad_options, resized, refused, chains, dirty_and_corrupt, repairs, queued)]
+    tests += [(f.__name__, f) for f in (created, bad_options, resized, refused, chains, dirty_and_corrupt, repairs, queued, encrypted)]
     tap.main(tests)
 
 

@@ -10,6 +10,7 @@
 #define HEADER_LENGTH  112u
 #define EXT_BACKING    0xe2792acau
 #define EXT_FEATURES   0x6803f857u
+#define EXT_CRYPTO     0x0537be77u
 #define EXT_DATA_FILE  0x44415441u
 #define FEATURE_RECORD 48u
 
@@ -26,6 +27,11 @@ static const Feature features[] = {
 
 /* In the order in which qemu-img lists them in its "Formatting" line. */
 const BlockOption qcow2_create_options[] = {
+    {"encryption", BLOCK_OPTION_BOOL,
+     "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)", NULL},
+    {"encrypt.format", BLOCK_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'",
+     NULL},
+    BLOCK_LUKS_CREATE_OPTIONS("encrypt."),
     {"cluster_size", BLOCK_OPTION_SIZE, "qcow2 cluster size", "65536"},
     {"extended_l2", BLOCK_OPTION_BOOL, "Extended L2 tables", "off"},
     {"preallocation", BLOCK_OPTION_STRING,
@@ -49,6 +55,8 @@ typedef struct Layout {
     unsigned cluster_bits, order;
     bool old, lazy, zstd, extended, raw;
     const char *data_file; /* borrowed; NULL: none */
+    Qcow2CryptCreate crypt;
+    uint64_t crypt_clusters;
     BlockPreallocation preallocation;
     uint64_t reftable_clusters, blocks, l1_clusters, l1_entries;
     uint64_t total; /* clusters in use */
@@ -118,7 +126,7 @@ static bool check_options(const BlockCreate *c, Layout *layout, GError **err)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Lazy refcounts only supported with compatibility level 1.1 and above "
                           "(use version=v3 or greater)");
-    if (!check_data_file(c, layout, err))
+    if (!check_data_file(c, layout, err) || !qcow2_crypt_create_check(c, &layout->crypt, err))
         return false;
     layout->zstd = !strcmp(compression, "zstd");
     if (!layout->zstd && strcmp(compression, "zlib"))
@@ -151,14 +159,16 @@ static bool plan_layout(const BlockCreate *c, Layout *layout, GError **err)
                           cluster);
     layout->l1_entries = MAX((c->size + span - 1) / span, 1);
     layout->l1_clusters = align_up(layout->l1_entries * 8, cluster) >> bits;
+    layout->crypt_clusters = align_up(layout->crypt.length, cluster) >> bits;
+    uint64_t tail = layout->l1_clusters + layout->crypt_clusters;
     layout->reftable_clusters = layout->blocks = 1;
     uint64_t per_block = 1ull << (bits + 3 - layout->order), per_table = cluster / 8;
     do {
-        layout->total = 1 + layout->reftable_clusters + layout->blocks + layout->l1_clusters;
+        layout->total = 1 + layout->reftable_clusters + layout->blocks + tail;
         layout->blocks = (layout->total + per_block - 1) / per_block;
         layout->reftable_clusters = (layout->blocks + per_table - 1) / per_table;
     } while (layout->total !=
-             1 + layout->reftable_clusters + layout->blocks + layout->l1_clusters);
+             1 + layout->reftable_clusters + layout->blocks + tail);
     return true;
 }
 
@@ -191,6 +201,7 @@ static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *ra
     be32_put(raw + 4, old ? 2 : 3);
     be32_put(raw + 20, layout->cluster_bits);
     be64_put(raw + 24, c->size);
+    be32_put(raw + 32, layout->crypt.method);
     be32_put(raw + 36, (uint32_t)layout->l1_entries);
     be64_put(raw + 40, (1 + layout->reftable_clusters + layout->blocks) * cluster);
     be64_put(raw + 48, cluster);
@@ -212,7 +223,7 @@ static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *ra
     size_t table = old ? 0 : 8 + G_N_ELEMENTS(features) * FEATURE_RECORD;
     size_t data = layout->data_file ? strlen(layout->data_file) : 0;
     size_t needed = at + (format ? 8 + align_up(format, 8) : 0) +
-                    (data ? 8 + align_up(data, 8) : 0) + 8 + name;
+                    (data ? 8 + align_up(data, 8) : 0) + (layout->crypt.length ? 24 : 0) + 8 + name;
     if (data > 1023 || (data && needed > cluster))
         return lodge_fail(err, LODGE_ERROR_LIMIT,
                           "The data file's name is too long for clusters of %" G_GUINT64_FORMAT
@@ -225,6 +236,12 @@ static bool build_header(const BlockCreate *c, const Layout *layout, uint8_t *ra
                           cluster);
     if (format)
         at += put_extension(raw + at, EXT_BACKING, c->backing_format, (uint32_t)format);
+    if (layout->crypt.length) {
+        uint8_t where[16];
+        be64_put(where, (layout->total - layout->crypt_clusters) * cluster);
+        be64_put(where + 8, layout->crypt.length);
+        at += put_extension(raw + at, EXT_CRYPTO, where, sizeof(where));
+    }
     if (data)
         at += put_extension(raw + at, EXT_DATA_FILE, layout->data_file, (uint32_t)data);
     if (table && needed + table <= cluster) /* 512-byte clusters have no room for it */
@@ -294,10 +311,15 @@ static int place(Qcow2 *q, uint64_t *at, uint64_t end, BlockPreallocation mode)
     if (result < 0)
         return result;
     /* With subclusters nothing is said of the content, which a backing image may have. */
-    uint32_t alloc = q->subclusters == 1;
+    uint32_t alloc = q->subclusters == 1, zero = 0;
+    /* What a hole decrypts to is not zero: where it can be said, they read as zero. */
+    if (q->encrypted && alloc && q->header.version >= 3) {
+        alloc = 0;
+        zero = 1;
+    }
     for (uint64_t i = 0; i < got; i++)
         qcow2_entry_put(q, page->bytes, index + i,
-                        (Qcow2Entry){(host + (i << q->cluster_bits)) | QCOW2_COPIED, alloc, 0});
+                        (Qcow2Entry){(host + (i << q->cluster_bits)) | QCOW2_COPIED, alloc, zero});
     qcow2_cache_dirty(&q->l2, page);
     q->uncommitted = true;
     g_mutex_unlock(&q->lock);
@@ -360,6 +382,13 @@ bool qcow2_create(BlockFile *file, const BlockCreate *c, GError **err)
         result = block_file_write(file, 0, raw, cluster);
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot write the new image", c->path);
+    uint64_t crypt_at = (layout.total - layout.crypt_clusters) * cluster;
+    if (layout.crypt_clusters)
+        result = file->ops->zero(file, crypt_at, layout.crypt_clusters * cluster, true);
+    if (result < 0)
+        return lodge_fail_errno(err, -result, "%s: cannot write the new image", c->path);
+    if (!qcow2_crypt_create(file, c, &layout.crypt, crypt_at, err))
+        return false;
     if (layout.data_file && !qcow2_data_create(c, layout.preallocation, err))
         return false;
     return !layout.preallocation || preallocate(file, c, layout.preallocation, err);

@@ -64,6 +64,20 @@ void qcow2_data_unalloc(Qcow2 *q, uint64_t offset, uint64_t clusters)
         qcow2_refcount_add(q, offset, clusters << q->cluster_bits, -1);
 }
 
+int qcow2_data_read(Qcow2 *q, uint64_t guest, uint64_t host, const struct iovec *iov, int n,
+                    uint64_t skip, uint64_t length)
+{
+    return q->encrypted ? qcow2_crypt_transfer(q, false, guest, host, iov, n, skip, length)
+                        : block_file_readv(q->data, host, iov, n, skip, length);
+}
+
+int qcow2_data_write(Qcow2 *q, uint64_t guest, uint64_t host, const struct iovec *iov, int n,
+                     uint64_t skip, uint64_t length)
+{
+    return q->encrypted ? qcow2_crypt_transfer(q, true, guest, host, iov, n, skip, length)
+                        : block_file_writev(q->data, host, iov, n, skip, length);
+}
+
 bool qcow2_data_overlaps(const Qcow2 *q, uint64_t offset, uint64_t length)
 {
     return !q->external && qcow2_overlaps(q, offset, length);

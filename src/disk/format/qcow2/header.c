@@ -11,6 +11,7 @@
 #define EXT_END        0x00000000u
 #define EXT_BACKING    0xe2792acau
 #define EXT_FEATURES   0x6803f857u
+#define EXT_CRYPTO     0x0537be77u
 #define EXT_DATA_FILE  0x44415441u
 #define FEATURE_RECORD 48u
 
@@ -56,12 +57,9 @@ static bool check_version(const BlockNode *node, const Qcow2Header *h, GError **
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "%s: a cluster size of 2^%u bytes; it must be 512 bytes to 2 MiB",
                           node->path, h->cluster_bits);
-    if (h->crypt_method != 0)
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: the image is encrypted (%s), which is not supported", node->path,
-                          h->crypt_method == 1   ? "AES"
-                          : h->crypt_method == 2 ? "LUKS"
-                                                 : "unknown method");
+    if (h->crypt_method > QCOW2_CRYPT_LUKS)
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Unsupported encryption method %u",
+                          h->crypt_method);
     if (h->refcount_order > 6)
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "%s: refcounts of 2^%u bits; the widest are 64 bits", node->path,
@@ -154,6 +152,10 @@ static bool read_extensions(BlockNode *node, Qcow2Header *h, const uint8_t *raw,
                               node->path, type, length);
         if (type == EXT_BACKING && !node->backing_format)
             node->backing_format = g_strndup((const char *)raw + at, MIN(length, 64));
+        if (type == EXT_CRYPTO && length == 16) {
+            h->crypt_offset = be64_get(raw + at);
+            h->crypt_length = be64_get(raw + at + 8);
+        }
         if (type == EXT_DATA_FILE && !h->data_file)
             h->data_file = g_strndup((const char *)raw + at, length);
         if (type == EXT_FEATURES) {

@@ -49,7 +49,7 @@ static int read_held(Qcow2 *q, uint64_t offset, const struct iovec *iov, int n, 
             block_iov_zero(iov, n, skip, map.length);
             break;
         case QCOW2_DATA:
-            result = block_file_readv(q->data, map.host, iov, n, skip, map.length);
+            result = qcow2_data_read(q, offset, map.host, iov, n, skip, map.length);
             break;
         case QCOW2_PACKED:
             result = qcow2_packed_read(q, map.host, offset & (q->cluster_size - 1), iov, n, skip,
@@ -94,7 +94,7 @@ static int write_in_place(Qcow2 *q, uint64_t offset, const struct iovec *iov, in
         result = qcow2_corrupt(q);
     if (result == 0 && map.in_place) {
         *moved = map.length;
-        result = block_file_writev(q->data, map.host, iov, n, skip, map.length);
+        result = qcow2_data_write(q, offset, map.host, iov, n, skip, map.length);
     }
     qcow2_release(q, &range);
     return result;
@@ -238,7 +238,7 @@ static bool needless(const Qcow2 *q, const Step *step, Qcow2Kind kind, uint64_t 
     const BlockNode *below = q->node->backing;
     if (step->reuse)
         return kind == QCOW2_DATA;
-    return step->fresh && (kind == QCOW2_ZEROES ||
+    return step->fresh && !q->encrypted && (kind == QCOW2_ZEROES ||
                            (kind == QCOW2_NONE && (!below || offset >= below->size)));
 }
 
@@ -268,9 +268,9 @@ static int fill(Qcow2 *q, const Step *step, const struct iovec *iov, int n, uint
         head = 0;
     if (tail && needless(q, step, step->tail, tail_at))
         tail = 0;
-    uint64_t host = step->host + (step->offset - start) - head;
+    uint64_t host = step->host + (step->offset - start) - head, guest = step->offset - head;
     if (head + tail == 0)
-        return block_file_writev(q->data, host, iov, n, skip, step->length);
+        return qcow2_data_write(q, guest, host, iov, n, skip, step->length);
 
     g_autofree uint8_t *around = g_try_malloc(head + tail);
     if (!around)
@@ -284,13 +284,14 @@ static int fill(Qcow2 *q, const Step *step, const struct iovec *iov, int n, uint
     if (covered == step->length) {
         whole[0] = (struct iovec){around, head};
         whole[entries + 1] = (struct iovec){around + head, tail};
-        return block_file_writev(q->data, host, whole, entries + 2, 0, head + tail + covered);
+        return qcow2_data_write(q, guest, host, whole, entries + 2, 0, head + tail + covered);
     }
-    result = block_file_write(q->data, host, around, head);
+    struct iovec before = {around, head}, behind = {around + head, tail};
+    result = qcow2_data_write(q, guest, host, &before, 1, 0, head);
     if (result == 0)
-        result = block_file_writev(q->data, host + head, iov, n, skip, step->length);
+        result = qcow2_data_write(q, step->offset, host + head, iov, n, skip, step->length);
     if (result == 0)
-        result = block_file_write(q->data, host + head + step->length, around + head, tail);
+        result = qcow2_data_write(q, tail_at, host + head + step->length, &behind, 1, 0, tail);
     return result;
 }
 
@@ -354,6 +355,13 @@ static int write_allocating(Qcow2 *q, uint64_t offset, const struct iovec *iov, 
 int qcow2_writev(BlockNode *node, uint64_t offset, const struct iovec *iov, int n)
 {
     Qcow2 *q = node->state;
+    return q->encrypted ? qcow2_crypt_writev(q, offset, iov, n)
+                        : qcow2_write_sectors(node, offset, iov, n);
+}
+
+int qcow2_write_sectors(BlockNode *node, uint64_t offset, const struct iovec *iov, int n)
+{
+    Qcow2 *q = node->state;
     uint64_t total = block_iov_length(iov, n), done = 0;
     if (q->corrupt)
         return -EIO;
@@ -375,6 +383,8 @@ bool qcow2_fast_begin(BlockNode *node, bool write, uint64_t offset, uint64_t len
     Qcow2 *q = node->state;
     Qcow2Map map;
     /* The queue looks at the image's file only. */
+    if (q->encrypted)
+        return false;
     if (q->external && (q->data->fd < 0 || q->data->alignment > q->file->alignment))
         return false;
     for (int i = 0; !g_mutex_trylock(&q->lock); i++) {

@@ -281,7 +281,7 @@ int qcow2_write_packed(BlockNode *node, uint64_t offset, const void *packed, siz
                        size_t length)
 {
     Qcow2 *q = node->state;
-    if (q->external)
+    if (q->external || q->encrypted)
         return -ENOTSUP;
     if (offset % q->cluster_size || packed_length == 0 || packed_length >= q->cluster_size ||
         (length < q->cluster_size && offset + length != node->size))
@@ -298,7 +298,7 @@ int qcow2_write_packed(BlockNode *node, uint64_t offset, const void *packed, siz
 int qcow2_write_compressed(BlockNode *node, uint64_t offset, const void *cluster, size_t length)
 {
     Qcow2 *q = node->state;
-    if (q->external) /* host clusters have their places, and are whole */
+    if (q->external || q->encrypted) /* host clusters have their places, and are whole */
         return -ENOTSUP;
     if (offset % q->cluster_size || (length < q->cluster_size && offset + length != node->size))
         return -EINVAL;

@@ -105,6 +105,7 @@ static Qcow2 *new_state(BlockNode *node)
     g_mutex_init(&q->meta);
     g_mutex_init(&q->lock);
     g_mutex_init(&q->packed_lock);
+    g_rw_lock_init(&q->sectors);
     g_cond_init(&q->ranges.changed);
     return q;
 }
@@ -115,6 +116,8 @@ static void free_state(Qcow2 *q)
     qcow2_cache_clear(&q->refcounts);
     qcow2_snapshots_free(q);
     qcow2_data_close(q);
+    qcow2_crypt_close(q);
+    g_rw_lock_clear(&q->sectors);
     g_clear_pointer(&q->bitmaps, g_ptr_array_unref);
     g_array_unref(q->tables);
     g_array_unref(q->fixed);
@@ -151,10 +154,11 @@ static bool qcow2_open(BlockNode *node, const BlockOpen *options, GError **err)
     unsigned page = (unsigned)MIN(q->cluster_size, PAGE_BYTES);
     qcow2_cache_init(&q->l2, page, QCOW2_CACHE_BYTES);
     qcow2_cache_init(&q->refcounts, page, QCOW2_CACHE_BYTES / 8);
-    if (!qcow2_data_open(q, options, err))
+    if (!qcow2_data_open(q, options, err) || !qcow2_crypt_open(q, options, err))
         return false;
     if (!qcow2_snapshots_load(q, err) || !load_tables(q, err) || !qcow2_bitmaps_load(q, err))
         return false;
+    qcow2_fixed_build(q);
     q->repairing = options->repair;
     if (node->read_only || options->repair)
         return true;
@@ -282,6 +286,9 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
             json_object_set_new(info->specific, "data-file", json_string(q->header.data_file));
         json_object_set_new(info->specific, "data-file-raw", json_boolean(q->raw));
     }
+    info->encrypted = q->encrypted;
+    if (q->encrypted)
+        json_object_set_new(info->specific, "encrypt", qcow2_crypt_info(q));
     if (new) {
         json_object_set_new(info->specific, "corrupt",
                             json_boolean(q->header.incompatible & QCOW2_INCOMPAT_CORRUPT));
@@ -307,6 +314,7 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
 }
 
 static const BlockOption qcow2_open_options[] = {
+    {"encrypt", BLOCK_OPTION_TREE, "format and key-secret of an encrypted image", NULL},
     {"data-file", BLOCK_OPTION_TREE, "the node that holds the guest's data", NULL},
     {NULL, 0, NULL, NULL},
 };

@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include "disk/crypto/luks.h"
 #include "disk/format/formats.h"
 
 #define QCOW2_MAGIC        0x514649fbu /* "QFI\xfb" */
@@ -27,6 +28,7 @@
 #define QCOW2_INCOMPAT_COMPRESSION (1ull << 3)
 #define QCOW2_INCOMPAT_EXTENDED_L2 (1ull << 4)
 #define QCOW2_EXTENDED_MIN         16384u /* bytes of a cluster with extended L2 entries */
+#define QCOW2_CRYPT_MAX            (64u << 20) /* bytes of a LUKS header */
 #define QCOW2_AUTOCLEAR_RAW        (1ull << 1)
 #define QCOW2_COMPAT_LAZY          (1ull << 0)
 #define QCOW2_AUTOCLEAR_BITMAPS    (1ull << 0)
@@ -38,6 +40,7 @@
 #define QCOW2_COMPRESSED  (1ull << 62)
 #define QCOW2_ZERO        (1ull << 0)
 
+enum { QCOW2_CRYPT_AES = 1, QCOW2_CRYPT_LUKS = 2 };
 enum { QCOW2_ZLIB = 0, QCOW2_ZSTD = 1 };
 
 /* The fixed part of the header, decoded (header.c). */
@@ -58,6 +61,7 @@ typedef struct Qcow2Header {
     uint32_t refcount_order;
     uint32_t length;
     uint8_t compression;
+    uint64_t crypt_offset, crypt_length; /* of the LUKS header's extension */
     char *data_file; /* of the extension; NULL: not named */
 } Qcow2Header;
 
@@ -102,6 +106,10 @@ typedef struct Qcow2 {
     BlockFile *file;
     BlockFile *data; /* where the guest's bytes are: @file, or an external data file */
     bool external;   /* the latter: cluster n is at n in it, and has no refcount */
+    bool encrypted;
+    BlockLuks *luks;  /* method 2 */
+    BlockCipher *aes; /* method 1; NULL: locked */
+    GRWLock sectors;  /* of an encrypted image; written by whoever changes part of a sector */
     bool raw;        /* and it reads as the disk does without this image */
     Qcow2Header header;
     unsigned cluster_bits;
@@ -257,6 +265,32 @@ int qcow2_sync(Qcow2 *q);
 /* A new data file for a new image. */
 bool qcow2_data_create(const BlockCreate *create, BlockPreallocation mode, GError **err);
 
+/* Bytes of the guest at @guest, which are at @host of @data: decrypted, encrypted if need be. */
+int qcow2_data_read(Qcow2 *q, uint64_t guest, uint64_t host, const struct iovec *iov, int n,
+                    uint64_t skip, uint64_t length);
+int qcow2_data_write(Qcow2 *q, uint64_t guest, uint64_t host, const struct iovec *iov, int n,
+                     uint64_t skip, uint64_t length);
+
+/* crypt.c */
+typedef struct Qcow2CryptCreate {
+    uint32_t method; /* 0: not encrypted */
+    BlockLuksCreate luks;
+    uint64_t length; /* of the LUKS header */
+} Qcow2CryptCreate;
+bool qcow2_crypt_open(Qcow2 *q, const BlockOpen *options, GError **err);
+void qcow2_crypt_close(Qcow2 *q);
+bool qcow2_crypt_amend(Qcow2 *q, const json_t *options, const BlockObjects *objects, bool force,
+                       GError **err);
+json_t *qcow2_crypt_info(const Qcow2 *q); /* a new reference */
+int qcow2_crypt_transfer(Qcow2 *q, bool write, uint64_t guest, uint64_t host,
+                         const struct iovec *iov, int n, uint64_t skip, uint64_t length);
+/* A write of any bytes; it ends in qcow2_write_sectors. */
+int qcow2_crypt_writev(Qcow2 *q, uint64_t offset, const struct iovec *iov, int n);
+bool qcow2_crypt_create_check(const BlockCreate *c, Qcow2CryptCreate *create, GError **err);
+/* The LUKS header, to @offset of @file. */
+bool qcow2_crypt_create(BlockFile *file, const BlockCreate *c, const Qcow2CryptCreate *create,
+                        uint64_t offset, GError **err);
+
 /* commit.c: meta is held, `lock` is not */
 int qcow2_commit(Qcow2 *q);        /* metadata and data are on the disk when it returns 0 */
 int qcow2_commit_if_full(Qcow2 *q); /* bounds what waits in memory */
@@ -303,6 +337,7 @@ int qcow2_l2_writable(Qcow2 *q, uint64_t offset);
 /* io.c */
 int qcow2_readv(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
 int qcow2_writev(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
+int qcow2_write_sectors(BlockNode *node, uint64_t offset, const struct iovec *iov, int n);
 bool qcow2_fast_begin(BlockNode *node, bool write, uint64_t offset, uint64_t length,
                       BlockFast *fast);
 void qcow2_fast_end(BlockNode *node, BlockFast *fast);

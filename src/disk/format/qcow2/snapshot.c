@@ -55,6 +55,12 @@ void qcow2_fixed_build(Qcow2 *q)
                                 align_up(q->bitmaps_offset + q->bitmaps_bytes, q->cluster_size)};
         g_array_append_val(q->fixed, directory);
     }
+    if (q->luks) {
+        Qcow2Range header = {q->header.crypt_offset,
+                             align_up(q->header.crypt_offset + q->header.crypt_length,
+                                      q->cluster_size)};
+        g_array_append_val(q->fixed, header);
+    }
     for (guint i = 0; q->bitmaps && i < q->bitmaps->len; i++) {
         const Qcow2Bitmap *b = g_ptr_array_index(q->bitmaps, i);
         Qcow2Range table = {b->table_offset,

@@ -93,7 +93,7 @@ static int change_page(Qcow2 *q, Change change, uint64_t offset, uint64_t *lengt
 /* A raw data file reads as the disk does, also without the tables. */
 static int zero_data(Qcow2 *q, uint64_t offset, uint64_t length, bool unmap)
 {
-    if (!q->raw)
+    if (!q->raw || q->encrypted) /* whose zeroes are not the file's */
         return 0;
     length = MIN(length, q->node->size - offset);
     return q->data->ops->zero(q->data, offset, length, unmap);
