@@ -275,7 +275,7 @@ static int run(int argc, char **argv)
 const ImageCommand image_bench_command = {
     .name = "bench",
     .run = run,
-    .usage = "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] "
+    .usage = "[--image-opts] [-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] "
              "[--no-drain] [-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] "
              "[-t cache] [-w] [-U] filename",
     .options = options,
