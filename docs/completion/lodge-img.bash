@@ -21,6 +21,7 @@ _lodge_img_words() {
     rebase) echo '-h --help --object --image-opts -U --force-share -q -f -t -T -p -u -c --compress -b -F ' ;;
     resize) echo '-h --help --object --image-opts -f --preallocation -q --shrink ' ;;
     restore) echo '-h --help --object -t -q -p -O -o -n ' ;;
+    serve) echo '-h --help --object --image-opts -f --format -k --socket -b --bind -p --port -x --export-name -D --description -e --shared -t --persistent -r --read-only -s --snapshot -l --load-snapshot -A --allocation-depth -B --bitmap -o --offset -n --nocache -v --verbose -L --list -T --trace -c --connect -d --disconnect --cache --aio --discard --detect-zeroes --tls-creds --tls-authz --tls-hostname --fork --pid-file --selinux-label ' ;;
     verify) echo '-h --help -q -p ' ;;
     esac
 }
@@ -28,11 +29,11 @@ _lodge_img_words() {
 _lodge_img() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'amend backup bench bitmap check commit compare convert create dd info io map measure snapshot rebase resize restore verify --help --version' -- "$current")
+        mapfile -t COMPREPLY < <(compgen -W 'amend backup bench bitmap check commit compare convert create dd info io map measure snapshot rebase resize restore serve verify --help --version' -- "$current")
         return
     fi
     case $previous in
-    -f|-F|-O) mapfile -t COMPREPLY < <(compgen -W 'blkdebug bochs cloop dmg file ftp ftps host_cdrom host_device http https iscsi luks nfs null-aio null-co parallels qcow qcow2 qed raw rbd ssh vdi vhdx vmdk vpc' -- "$current"); return ;;
+    -f|-F|-O) mapfile -t COMPREPLY < <(compgen -W 'blkdebug bochs cloop dmg file ftp ftps host_cdrom host_device http https iscsi luks nbd nfs null-aio null-co parallels qcow qcow2 qed raw rbd ssh vdi vhdx vmdk vpc' -- "$current"); return ;;
     --output) mapfile -t COMPREPLY < <(compgen -W 'human json' -- "$current"); return ;;
     -t|-T) mapfile -t COMPREPLY < <(compgen -W 'none writeback writethrough directsync unsafe' -- "$current"); return ;;
     esac

@@ -332,6 +332,11 @@ static BlockNode *open_named(BlockFile *taken, const BlockOpen *how, GError **er
     if (!node->file || !remember(how->visited, node->file, err) ||
         !choose_format(node, how, err))
         return NULL;
+    /* A server's name tells more than the options it was put together from. */
+    if (!how->path && g_str_has_prefix(node->path, "json:") && strstr(node->file->path, "://")) {
+        g_free(node->path);
+        node->path = g_strdup(node->file->path);
+    }
     /* A bare transport looked at its options itself. */
     if (!node->driver && !block_options_known(how->options, block_node_options,
                                               node->format->open_options, node->format->name, err))

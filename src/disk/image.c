@@ -26,7 +26,7 @@ int block_status_chain(BlockNode *node, uint64_t offset, uint64_t length, BlockE
     *depth = 0;
     for (;; node = node->backing, ++*depth) {
         int result = block_status(node, offset, length, extent);
-        if (result < 0 || extent->present)
+        if (result < 0 || extent->present || extent->unknown)
             return result;
         if (!node->backing)
             break;

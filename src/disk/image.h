@@ -15,6 +15,7 @@ typedef struct BlockExtent {
     bool has_offset; /* the bytes are at file_offset, unencoded */
     uint64_t file_offset;
     const char *in_file; /* the file that has them, borrowed; NULL: the node's own */
+    bool unknown;        /* not present, and what a reader finds there is not known either */
 } BlockExtent;
 
 /* What this image alone says about [offset, offset + length); extent->length is at least 1. */

@@ -295,7 +295,7 @@ BlockNode *image_open(const char *path, const ImageOpen *open)
                          .snapshot = open->snapshot,
                          .objects = open->objects,
                          .trust_references = !g_strcmp0(g_getenv("LODGE_IMAGE_REFERENCES"), "any"),
-                         .discard_unmap = true};
+                         .discard_unmap = !open->ignore_discard};
     if (!image_cache_known(open->cache, open->source))
         return NULL;
     apply_cache(open->cache, &options);

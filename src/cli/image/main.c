@@ -25,6 +25,7 @@ const ImageCommand *const image_commands[] = {
     &image_rebase_command,
     &image_resize_command,
     &image_restore_command,
+    &image_serve_command,
     &image_verify_command,
     NULL,
     /* clang-format on */
@@ -53,6 +54,8 @@ int image_main(int argc, char **argv)
     image_set_program(argv[0]);
     if (!strcmp(image_program(), "qemu-io"))
         return image_io_command.run(argc, argv);
+    if (!strcmp(image_program(), "qemu-nbd"))
+        return image_serve_command.run(argc, argv);
     if (argc < 2)
         return image_usage("Not enough arguments");
     const char *name = argv[1];

@@ -98,6 +98,8 @@ static int raw_status(BlockNode *node, uint64_t offset, uint64_t length, BlockEx
 {
     bool data = true;
     uint64_t same = length, size, at = start_of(node) + offset;
+    if (node->file->ops->describe)
+        return node->file->ops->describe(node->file, at, length, extent);
     if (node->file->ops->status) {
         int result = node->file->ops->status(node->file, at, length, &data, &same);
         if (result < 0)

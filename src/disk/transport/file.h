@@ -8,6 +8,7 @@
 #include "disk/block.h"
 
 typedef struct BlockFile BlockFile;
+typedef struct BlockExtent BlockExtent; /* disk/image.h */
 
 /* All: any thread; 0 or -errno, never a short transfer. */
 typedef struct BlockFileOps {
@@ -26,6 +27,8 @@ typedef struct BlockFileOps {
     /* Data or hole at @offset: *data, and for how many bytes (at most @length). May be NULL. */
     int (*status)(BlockFile *file, uint64_t offset, uint64_t length, bool *data,
                   uint64_t *same);
+    /* The same in full, for a transport that is told more than data or hole. May be NULL. */
+    int (*describe)(BlockFile *file, uint64_t offset, uint64_t length, BlockExtent *extent);
     /* Bytes of host storage in use. May be NULL. */
     int (*allocated)(BlockFile *file, uint64_t *bytes);
     /* blkdebug only, else NULL: something happens above ("read_aio"); who calls it may be held up. */

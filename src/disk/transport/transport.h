@@ -19,6 +19,7 @@ typedef struct BlockTransport {
 
 extern const BlockTransport block_transport_null_co, block_transport_null_aio,
     block_transport_blkdebug;
+extern const BlockTransport block_transport_nbd; /* nbd.c */
 
 extern const BlockTransport *const block_transports[]; /* ends with NULL */
 const BlockTransport *block_transport_find(const char *name);

@@ -71,6 +71,7 @@ const BlockTransport *const block_transports[] = {
     &host_transport,
     &host_device_transport,
     &host_cdrom_transport,
+    &block_transport_nbd,
     &block_transport_http,
     &block_transport_https,
     &block_transport_ftp,
