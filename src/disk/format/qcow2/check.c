@@ -321,6 +321,45 @@ static bool pass(Qcow2 *q, BlockCheck *out, BlockRepair repair, bool *changed, G
     return ok;
 }
 
+static void set_width(Qcow2 *q, unsigned order)
+{
+    q->header.refcount_order = order;
+    q->refcount_bits = 1u << order;
+    q->block_bits = q->cluster_bits + 3 - order;
+}
+
+bool qcow2_check_widen(Qcow2 *q, unsigned order, GError **err)
+{
+    BlockCheck ignored = {0};
+    Qcow2Check c = {.q = q, .out = &ignored};
+    unsigned before = q->header.refcount_order;
+    uint64_t most = order < 6 ? (1ull << (1u << order)) - 1 : UINT64_MAX;
+    bool ok = prepare(&c, err) && count(&c, err);
+    if (ok && ignored.corruptions)
+        ok = lodge_fail(err, LODGE_ERROR_CORRUPT,
+                        "%s: the image has errors; repair it before its refcounts are changed",
+                        q->node->path);
+    for (uint64_t i = 0; i < c.clusters && ok; i++) {
+        if (c.counts[i] > most)
+            ok = lodge_fail(err, LODGE_ERROR_LIMIT,
+                            "Cannot decrease refcount entry width to %u bits: Cluster at offset "
+                            "0x%" G_GINT64_MODIFIER "x has a refcount of %u",
+                            1u << order, i << q->cluster_bits, c.counts[i]);
+    }
+    if (ok) {
+        set_width(q, order);
+        int result = qcow2_check_rebuild(&c);
+        if (result < 0) {
+            set_width(q, before);
+            qcow2_header_update(q); /* if it can be: the file may have either by now */
+            ok = lodge_fail_errno(err, -result, "%s: cannot write refcounts of %u bits",
+                                  q->node->path, 1u << order);
+        }
+    }
+    finish(&c);
+    return ok;
+}
+
 bool qcow2_check_locked(Qcow2 *q, BlockCheck *check, GError **err)
 {
     bool changed = false;

@@ -28,5 +28,9 @@ void qcow2_check_say(Qcow2Check *c, const char *format, ...) G_GNUC_PRINTF(2, 3)
 /* Compares the copied flags with the refcounts, and corrects them with c->fix. */
 bool qcow2_check_copied(Qcow2Check *c, GError **err);
 bool qcow2_check_repair(Qcow2Check *c, BlockRepair repair, bool *changed, GError **err);
+/* A refcount structure behind everything, of what was counted; the header is switched to it. */
+int qcow2_check_rebuild(Qcow2Check *c);
+/* check.c: counts all references, and keeps them in refcounts of 2^@order bits from now on. */
+bool qcow2_check_widen(Qcow2 *q, unsigned order, GError **err);
 /* check.c: as block_check; meta is held and nothing is uncommitted */
 bool qcow2_check_locked(Qcow2 *q, BlockCheck *check, GError **err);

@@ -14,6 +14,7 @@
 #define EXT_END       0x00000000u
 #define EXT_BACKING   0xe2792acau
 #define EXT_FEATURES  0x6803f857u
+#define EXT_DATA_FILE 0x44415441u
 #define NAME_MAX_SIZE 1023u
 
 typedef struct Extension {
@@ -113,8 +114,13 @@ static bool put_extensions(const Qcow2 *q, const GArray *old, uint8_t *raw, uint
         be64_put(bitmaps + 16, q->bitmaps_offset);
         ok = put(q, raw, at, QCOW2_EXT_BITMAPS, bitmaps, sizeof(bitmaps));
     }
+    if (ok && q->header.data_file)
+        ok = put(q, raw, at, EXT_DATA_FILE, q->header.data_file,
+                 (uint32_t)strlen(q->header.data_file));
     for (guint i = 0; i < old->len && ok; i++) {
         const Extension *e = &g_array_index(old, Extension, i);
+        if (e->type == EXT_DATA_FILE)
+            continue;
         if (e->type != EXT_BACKING && e->type != QCOW2_EXT_BITMAPS && e->type != EXT_FEATURES)
             ok = put(q, raw, at, e->type, e->data, e->length);
     }

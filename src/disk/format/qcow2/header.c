@@ -228,6 +228,7 @@ int qcow2_header_update(Qcow2 *q)
         be64_put(raw + 72, h->incompatible);
         be64_put(raw + 80, h->compatible);
         be64_put(raw + 88, h->autoclear);
+        be32_put(raw + 96, h->refcount_order);
     }
     result = block_file_write(q->file, 0, raw, length);
     return result < 0 ? result : block_node_sync(q->node);

@@ -198,6 +198,7 @@ int qcow2_snapshots_write(Qcow2 *q, const Qcow2Snapshot *list, uint32_t n, uint6
 void qcow2_fixed_build(Qcow2 *q);
 
 /* snapshot-ops.c */
+int qcow2_snapshots_rewrite(Qcow2 *q); /* their table as version 3 wants it; meta held */
 extern const BlockSnapshotOps qcow2_snapshot_ops;
 
 /* tree.c: all that an L1 table leads to; meta is held and nothing is uncommitted */
@@ -364,6 +365,11 @@ bool qcow2_set_backing(BlockNode *node, const char *path, const char *format, GE
 bool qcow2_make_empty(BlockNode *node, GError **err);
 bool qcow2_measure(const BlockCreate *create, BlockNode *source, BlockMeasure *measure,
                    GError **err);
+
+/* amend.c */
+extern const BlockOption qcow2_amend_table[];
+bool qcow2_amend(BlockNode *node, const json_t *options, const BlockObjects *objects, bool force,
+                 const BlockProgress *progress, GError **err);
 
 /* check.c */
 bool qcow2_check(BlockNode *node, BlockCheck *check, GError **err);

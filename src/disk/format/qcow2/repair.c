@@ -100,7 +100,6 @@ static bool plan_rebuild(const Qcow2Check *c, Rebuild *r)
 {
     const Qcow2 *q = c->q;
     uint64_t per_block = 1ull << q->block_bits, per_table = q->cluster_size / 8;
-    r->start = c->clusters;
     r->blocks = r->table_clusters = 1;
     uint64_t before;
     do {
@@ -158,10 +157,13 @@ static void uncount_old(Qcow2Check *c)
     }
 }
 
-static int rebuild(Qcow2Check *c)
+int qcow2_check_rebuild(Qcow2Check *c)
 {
     Qcow2 *q = c->q;
-    Rebuild r;
+    Rebuild r = {.start = c->clusters};
+    /* Behind the old structure too, which is in use until the header is switched. */
+    while (r.start > 1 && c->counts[r.start - 1] == 0)
+        r.start--;
     uncount_old(c);
     if (!plan_rebuild(c, &r))
         return -EFBIG;
@@ -171,11 +173,16 @@ static int rebuild(Qcow2Check *c)
     int result = write_rebuilt(c, &r, table);
     if (result < 0)
         return result;
+    uint64_t old_offset = q->header.reftable_offset;
+    uint32_t old_clusters = q->header.reftable_clusters;
     q->header.reftable_offset = (r.start + r.blocks) << q->cluster_bits;
     q->header.reftable_clusters = (uint32_t)r.table_clusters;
     result = qcow2_header_update(q);
-    if (result < 0)
+    if (result < 0) {
+        q->header.reftable_offset = old_offset;
+        q->header.reftable_clusters = old_clusters;
         return result;
+    }
     g_mutex_lock(&q->lock);
     g_free(q->reftable);
     q->reftable = g_steal_pointer(&table);
@@ -224,7 +231,7 @@ bool qcow2_check_repair(Qcow2Check *c, BlockRepair repair, bool *changed, GError
     q->corrupt = false;
     /* Refcounts that cannot be trusted: which leak is none would be a guess. */
     if (repair == BLOCK_REPAIR_ALL && c->broken)
-        result = rebuild(c);
+        result = qcow2_check_rebuild(c);
     else if (!c->broken)
         result = adjust(c, repair);
     if (result == 0)

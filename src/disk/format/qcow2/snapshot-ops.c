@@ -104,6 +104,17 @@ static int switch_table(Qcow2 *q, Qcow2Snapshot *list, uint32_t n, bool *unsure)
     return 0;
 }
 
+int qcow2_snapshots_rewrite(Qcow2 *q)
+{
+    bool unsure;
+    uint32_t n = q->header.n_snapshots;
+    Qcow2Snapshot *list = g_memdup2(q->snapshots, n * sizeof(*list));
+    int result = switch_table(q, list, n, &unsure);
+    if (result < 0)
+        g_free(list);
+    return result < 0 ? result : qcow2_commit(q);
+}
+
 static char *next_id(const Qcow2 *q)
 {
     unsigned long highest = 0;
