@@ -36,12 +36,15 @@ static bool byte_held(int fd, unsigned byte)
     return fcntl(fd, F_OFD_GETLK, &range) == 0 && range.l_type != F_UNLCK;
 }
 
-/* In QEMU's words, which scripts know. */
-static bool fail_held(const char *path, unsigned bit, bool shared, GError **err)
+/* In QEMU's words, which scripts know, and with the process that a person would look for. */
+static bool fail_held(int fd, const char *path, unsigned bit, unsigned byte, GError **err)
 {
+    g_autofree char *holder = block_lock_holder(fd, byte);
     return lodge_fail(err, LODGE_ERROR_BUSY,
-                      "Failed to get %s\"%s\" lock\nIs another process using the image [%s]?",
-                      shared ? "shared " : "", lock_names[bit], path);
+                      "Failed to get %s\"%s\" lock\nIs another process using the image [%s]?%s%s%s",
+                      byte < LOCK_FORBIDDEN_BASE ? "shared " : "", lock_names[bit], path,
+                      holder ? BLOCK_LOCK_HOLDER_WORDS : "", holder ? holder : "",
+                      holder ? "." : "");
 }
 
 bool block_lock(int fd, const char *path, unsigned used, unsigned forbidden, GError **err)
@@ -57,17 +60,17 @@ bool block_lock(int fd, const char *path, unsigned used, unsigned forbidden, GEr
             return true;
         if (error) {
             unlock_all(fd);
-            return fail_held(path, i, false, err);
+            return lodge_fail_errno(err, error, "%s: cannot take the \"%s\" lock", path, lock_names[i]);
         }
     }
     for (unsigned i = 0; i < LOCK_BITS; i++) {
         if ((used & (1u << i)) && byte_held(fd, LOCK_FORBIDDEN_BASE + i)) {
             unlock_all(fd);
-            return fail_held(path, i, false, err);
+            return fail_held(fd, path, i, LOCK_FORBIDDEN_BASE + i, err);
         }
         if ((forbidden & (1u << i)) && byte_held(fd, LOCK_USED_BASE + i)) {
             unlock_all(fd);
-            return fail_held(path, i, true, err);
+            return fail_held(fd, path, i, LOCK_USED_BASE + i, err);
         }
     }
     return true;
@@ -80,7 +83,7 @@ bool block_lock_no_readers(int fd, const char *path, GError **err)
     if (!byte_held(fd, LOCK_USED_BASE))
         return true;
     block_lock_readers(fd);
-    return fail_held(path, 0, true, err);
+    return fail_held(fd, path, 0, LOCK_USED_BASE, err);
 }
 
 void block_lock_readers(int fd)

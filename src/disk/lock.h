@@ -30,3 +30,9 @@ bool block_lock(int fd, const char *path, unsigned used, unsigned forbidden, GEr
  */
 bool block_lock_no_readers(int fd, const char *path, GError **err);
 void block_lock_readers(int fd);
+
+/* "process 412 (qemu-io)": who else holds @byte of @fd's file; NULL when it cannot be found. Free it. */
+char *block_lock_holder(int fd, unsigned byte);
+
+/* Between QEMU's words for a held lock and who holds it; a tool that must say no more cuts here. */
+#define BLOCK_LOCK_HOLDER_WORDS " It is "

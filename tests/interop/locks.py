@@ -64,9 +64,9 @@ def probe(tool, path, fmt, write, expect, *extra):
 
 
 def qemu_writes(path, fmt):
-    with Holder(qemu(path, fmt), path):
+    with Holder(qemu(path, fmt), path) as holder:
         said = probe(lodge, path, fmt, True, 1)
-        tap.check(f"lock\nIs another process using the image [{path}]?" in said, said)
+        tap.check(f"lock\nIs another process using the image [{path}]? It is process {holder.pid} (qemu-io)." in said, said)
         probe(lodge, path, fmt, False, 1)
         tap.run([LODGE, "info", path], 1)
         tap.run([LODGE, "info", "-U", path])
@@ -127,9 +127,9 @@ def system():
     def one(path, fmt):
         argv = ["qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-monitor", "stdio",
                 "-drive", f"file={path},format={fmt},if=virtio"]
-        with Holder(argv, path):
+        with Holder(argv, path) as holder:
             said = probe(lodge, path, fmt, True, 1)
-            tap.check("Is another process using the image" in said, said)
+            tap.check(f"It is process {holder.pid} (" in said, said)
         with Holder(lodge(path, fmt), path):
             tap.run(argv, 1, "quit\n")
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "cli/image/image.h"
 
+#include "disk/lock.h"
+
 #include "base/error.h"
 #include "disk/json-text.h"
 
@@ -38,6 +40,10 @@ const char *image_program(void)
 static void complain(const char *format, va_list args)
 {
     g_autofree char *text = g_strdup_vprintf(format, args);
+    /* Who calls us by the peer's name compares with the peer's words. */
+    char *more = strstr(text, "]?" BLOCK_LOCK_HOLDER_WORDS);
+    if (more && strcmp(program, "lodge-img"))
+        more[2] = '\0';
     fprintf(stderr, "%s: %s\n", image_program(), text);
 }
 
