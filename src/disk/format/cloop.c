@@ -85,9 +85,9 @@ static bool cloop_open(BlockNode *node, const BlockOpen *options, GError **err)
     if (block > CHUNK_BYTES_MAX)
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "block_size %u must be %u MB or less", block,
                           (unsigned)(CHUNK_BYTES_MAX / MIB(1)));
-    if (blocks > UINT32_MAX / 8 - 1)
+    if (blocks > UINT32_MAX / 8)
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "n_blocks %u must be %u or less", blocks,
-                          UINT32_MAX / 8 - 1);
+                          UINT32_MAX / 8);
     if (blocks > CHUNKS_MAX)
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "image requires too many offsets, try increasing block size");

@@ -190,6 +190,14 @@ static bool parallels_open(BlockNode *node, const BlockOpen *options, GError **e
     return !node->read_only || !p->extension || parallels_read_extension(node, err);
 }
 
+/* The image itself cannot name a backing file; options of an opening can. */
+static bool parallels_activate(BlockNode *node, GError **err)
+{
+    return !node->backing || lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
+                                        "%s: parallels images with a backing file are not supported",
+                                        node->path);
+}
+
 static int write_in_use(BlockNode *node, uint32_t value)
 {
     uint8_t field[4];
@@ -300,6 +308,7 @@ const BlockFormat block_format_parallels = {
     .name = "parallels",
     .probe = parallels_probe,
     .open = parallels_open,
+    .activate = parallels_activate,
     .close = parallels_close,
     .readv = parallels_readv,
     .writev = parallels_writev,
