@@ -67,13 +67,6 @@ static bool parse(const Qcow2 *q, const json_t *options, Amend *a, GError **err)
     if (bits == 0 || bits > 64 || (bits & (bits - 1)))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Refcount width must be a power of two and may not exceed 64 bits");
-    static const char *const keys[] = {"encrypt.iter-time", "encrypt.keyslot", "encrypt.new-secret",
-                                       "encrypt.old-secret", "encrypt.state"};
-    for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
-        if (block_option_given(options, keys[i]))
-            return lodge_fail(err, LODGE_ERROR_INVALID,
-                              "Can't amend encryption options - encryption not present");
-    }
     if (a->data_file && !external)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "data-file can only be set for images that use an external data file");
@@ -81,6 +74,17 @@ static bool parse(const Qcow2 *q, const json_t *options, Amend *a, GError **err)
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "data-file-raw cannot be set on existing images");
     return true;
+}
+
+/* "encrypt." options are for the key slots. */
+static bool has_keys(const json_t *options)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)options, name, value)
+        if (g_str_has_prefix(name, "encrypt."))
+            return true;
+    return false;
 }
 
 static bool rewrite(Qcow2 *q, const Qcow2Header *old, GError **err)
@@ -222,8 +226,6 @@ static bool downgrade(Qcow2 *q, const BlockProgress *progress, GError **err)
 static bool change_header(Qcow2 *q, const Amend *a, GError **err)
 {
     Qcow2Header old = q->header;
-    if (!a->raw)
-        q->header.autoclear &= ~QCOW2_AUTOCLEAR_RAW;
     if (a->backing || a->backing_format) {
         const BlockNode *node = q->node;
         if (g_strcmp0(a->backing, node->backing_path) ||
@@ -232,10 +234,12 @@ static bool change_header(Qcow2 *q, const Amend *a, GError **err)
                               "Cannot amend the backing file\n"
                               "You can use 'qemu-img rebase' instead.");
     }
-    if (a->lazy && a->version < 3)
+    if (a->lazy && a->version < 3 && !(q->header.compatible & QCOW2_COMPAT_LAZY))
         return lodge_fail(err, LODGE_ERROR_INVALID,
                           "Lazy refcounts only supported with compatibility level 1.1 and above "
                           "(use compat=1.1 or greater)");
+    if (!a->raw)
+        q->header.autoclear &= ~QCOW2_AUTOCLEAR_RAW;
     q->header.compatible &= ~QCOW2_COMPAT_LAZY;
     if (a->lazy)
         q->header.compatible |= QCOW2_COMPAT_LAZY;
@@ -276,7 +280,8 @@ bool qcow2_amend(BlockNode *node, const json_t *options, const BlockObjects *obj
     BlockProgress none = {0};
     if (!progress)
         progress = &none;
-    if (!parse(q, options, &a, err))
+    if (!parse(q, options, &a, err) ||
+        (has_keys(options) && !qcow2_crypt_amend(q, options, objects, force, err)))
         return false;
     g_mutex_lock(&q->meta);
     bool ok = change(q, &a, err);

@@ -20,10 +20,17 @@ static bool copied_wrong(Qcow2Check *c, uint64_t entry, bool fixing)
     return ((entry & QCOW2_COPIED) != 0) != (refcount == 1);
 }
 
-static void complain(Qcow2Check *c, const char *what, uint64_t entry)
+/* As qemu-img words it; @l1_index is -1 for an entry of an L2 table. */
+static void complain(Qcow2Check *c, int64_t l1_index, uint64_t entry)
 {
-    qcow2_check_say(c, "ERROR the copied flag of the %s entry 0x%" G_GINT64_MODIFIER
-                       "x does not fit its refcount", what, entry);
+    uint64_t refcount = 0;
+    qcow2_refcount_get(c->q, (entry & QCOW2_OFFSET_MASK) >> c->q->cluster_bits, &refcount);
+    if (l1_index >= 0)
+        qcow2_check_say(c, "ERROR OFLAG_COPIED L2 cluster: l1_index=%d l1_entry=%" G_GINT64_MODIFIER
+                           "x refcount=%" G_GUINT64_FORMAT, (int)l1_index, entry, refcount);
+    else
+        qcow2_check_say(c, "ERROR OFLAG_COPIED data cluster: l2_entry=%" G_GINT64_MODIFIER
+                           "x refcount=%" G_GUINT64_FORMAT, entry, refcount);
     c->out->corruptions++;
 }
 
@@ -39,7 +46,7 @@ static int check_l2(Qcow2Check *c, uint64_t table, bool fixing, bool report)
         if (q->external || (entry & QCOW2_COMPRESSED) || !copied_wrong(c, entry, fixing))
             continue;
         if (report)
-            complain(c, "L2", entry);
+            complain(c, -1, entry);
         be64_put(at, entry ^ QCOW2_COPIED);
         changed = true;
     }
@@ -61,7 +68,7 @@ static int walk_copied(Qcow2Check *c, bool fixing, bool report)
             continue;
         if (copied_wrong(c, entry, fixing)) {
             if (report)
-                complain(c, "L1", entry);
+                complain(c, i, entry);
             if (fixing) {
                 uint8_t raw[8];
                 q->l1[i] ^= QCOW2_COPIED;

@@ -179,6 +179,10 @@ bool qcow2_measure(const BlockCreate *create, BlockNode *source, BlockMeasure *m
     uint64_t l1 = align_up(l2 / cluster, cluster / 8) * 8;
     uint64_t meta = cluster + l2 + l1;
     meta += refcount_bytes((meta + size) / cluster, cluster, bits);
+    Qcow2CryptCreate crypt = {0};
+    if (!qcow2_crypt_create_check(create, &crypt, err))
+        return false;
+    meta += align_up(crypt.length, cluster);
     measure->fully_allocated = meta + size;
     measure->required = meta + data;
     measure->has_bitmaps = source && !old && keeps_bitmaps(source);

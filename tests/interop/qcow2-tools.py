@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What tools do with qcow2 images, beside qemu-img: each works on what the other made.
+
+usage: qcow2-tools.py LODGE_IMG
+"""
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import tap
+
+LODGE = sys.argv[1]
+SHAPES = ("cluster_size=64k", "cluster_size=512", "cluster_size=4k,compat=0.10", "cluster_size=16k,extended_l2=on")
+
+
+def both(*args):
+    """What the two say to the same command, without the program's name."""
+    said = []
+    for tool in (LODGE, "qemu-img"):
+        done = subprocess.run([tool, *args], capture_output=True, text=True, timeout=60)
+        said.append((done.returncode, done.stdout, done.stderr.replace(os.path.basename(tool) + ": ", "")))
+    return said
+
+
+def same(*args):
+    ours, theirs = both(*args)
+    tap.check(ours == theirs, f"{args}: {ours} instead of {theirs}")
+
+
+def io(path, *commands):
+    tap.run(["qemu-io", *(word for c in commands for word in ("-c", c)), path])
+
+
+def clean(path):
+    tap.run(["qemu-img", "check", "-q", path])
+    tap.run([LODGE, "check", "-q", path])
+
+
+def make(options):
+    tap.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, "a", "8M"])
+    io("a", "write -q -P 1 0 1M", "write -q -P 2 3M 192k")
+
+
+def snapshots():
+    for options in SHAPES:
+        make(options)
+        for first, second in ((LODGE, "qemu-img"), ("qemu-img", LODGE)):
+            tap.run([first, "snapshot", "-c", "one", "a"])
+            clean("a")
+            io("a", "write -q -P 7 100k 300k")
+            tap.run([second, "snapshot", "-c", "two", "a"])
+            tap.run([LODGE, "io", "-c", "write -q -P 9 0 300k", "a"])
+            same("snapshot", "-l", "a")
+            tap.run([second, "snapshot", "-a", "one", "a"])
+            io("a", "read -q -P 1 0 1M", "read -q -P 2 3M 192k")
+            tap.run([first, "snapshot", "-d", "one", "a"])
+            tap.run([first, "snapshot", "-a", "two", "a"])
+            io("a", "read -q -P 1 0 100k", "read -q -P 7 100k 300k")
+            tap.run([second, "snapshot", "-d", "two", "a"])
+            clean("a")
+            io("a", "write -q -P 1 0 1M")
+
+
+def bitmaps():
+    for options in SHAPES[:2]:
+        make(options)
+        tap.run(["qemu-img", "bitmap", "--add", "a", "one"])
+        tap.run([LODGE, "bitmap", "--add", "-g", "512", "a", "two"])
+        tap.run(["qemu-img", "bitmap", "--add", "--disable", "a", "three"])
+        tap.run([LODGE, "io", "-c", "write -q 1M 100k", "-c", "write -q 5M 512", "a"])
+        clean("a")
+        same("info", "a")
+        tap.run(["qemu-img", "bitmap", "--merge", "two", "a", "three"])
+        tap.run([LODGE, "resize", "-q", "a", "16M"])
+        tap.run([LODGE, "bitmap", "--remove", "a", "one"])
+        clean("a")
+        same("info", "a")
+
+
+def measure():
+    make("cluster_size=64k")
+    tap.run(["qemu-img", "bitmap", "--add", "a", "one"])
+    for options in ("cluster_size=512", "cluster_size=2M", "refcount_bits=64", "extended_l2=on", "preallocation=full"):
+        for source in (["--size", "123456789"], ["a"]):
+            same("measure", "-O", "qcow2", "-o", options, *source)
+
+
+def amend():
+    make("cluster_size=64k")
+    for change in ("compat=0.10", "refcount_bits=1", "compat=1.1,refcount_bits=64", "lazy_refcounts=on", "size=16M",
+                   "compat=0.10", "refcount_bits=3", "backing_file=x", "data_file=x", "compat=0.42"):
+        tap.run(["cp", "a", "b"])
+        ours = subprocess.run([LODGE, "amend", "-o", change, "a"], capture_output=True, text=True)
+        theirs = subprocess.run(["qemu-img", "amend", "-o", change, "b"], capture_output=True, text=True)
+        wanted = theirs.stderr.replace("qemu-img: ", os.path.basename(LODGE) + ": ")
+        tap.check(ours.stderr == wanted, f"{change}: {ours.stderr}")
+        clean("a")
+        io("a", "read -q -P 1 0 1M", "read -q -P 2 3M 192k")
+
+
+def rebase_commit():
+    make("cluster_size=64k")
+    tap.run(["cp", "a", "base"])
+    tap.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "a", "-F", "qcow2", "top"])
+    io("top", "write -q -P 5 1M 1M")
+    tap.run([LODGE, "rebase", "-u", "-b", "base", "-F", "qcow2", "top"])
+    same("info", "top")
+    tap.run([LODGE, "commit", "-q", "top"])
+    clean("top")
+    io("base", "read -q -P 5 1M 1M", "read -q -P 1 0 1M")
+    tap.check(os.path.getsize("top") <= 5 * 65536, "the emptied image is not short")
+
+
+def main():
+    tap.need("qemu-img", "qemu-io")
+    with tempfile.TemporaryDirectory(prefix="lodge-qcow2-") as folder:
+        os.chdir(folder)
+        tap.main([(f.__name__, f) for f in (snapshots, bitmaps, measure, amend, rebase_commit)])
+
+
+if __name__ == "__main__":
+    LODGE = os.path.abspath(LODGE)
+    main()
