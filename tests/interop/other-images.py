@@ -172,7 +172,7 @@ def read_only():
     disk = content(rng, 3 * M)
     images = [("bochs", make_bochs(disk, 65536, 0x20000)), ("bochs", make_bochs(disk, 4096, 0x10000)),
               ("cloop", make_cloop(disk, 65536)), ("cloop", make_cloop(disk, 1536 * 512)),
-              ("dmg", make_dmg(disk, 262144, [0x80000005, 1], True, rng)), ("dmg", make_dmg(disk, 4096, [0x80000005, 1], False, rng, 300)),
+              ("dmg", make_dmg(disk, 262144, [0x80000005, 1], True, rng)), ("dmg", make_dmg(disk, 4096, [0x80000005, 1], False, rng)),
               ("dmg", make_dmg(disk, 65536, [0x80000006, 1], False, rng)),
               ("dmg", make_dmg(disk, 262144, list(PACKERS), True, rng))]
     with tempfile.TemporaryDirectory(prefix="lodge-other-") as tmp:
