@@ -17,6 +17,7 @@ _lodge_img_words() {
     io) echo '-h --help --object --image-opts -c --cmd -f --format -r --read-only -s --snapshot -n --nocache -C --copy-on-read -m --misalign -k --native-aio -i --aio -t --cache -d --discard -U --force-share ' ;;
     map) echo '-h --help --object --image-opts -f --format -s --start-offset -l --max-length --output -U --force-share ' ;;
     measure) echo '-h --help --output -O -o --size --object --image-opts -f -l -U --force-share ' ;;
+    mount) echo '-h --help --object --image-opts -f -r --read-only -x --export-name --growable --allow-other --cache --fork --pid-file ' ;;
     snapshot) echo '-h --help --object --image-opts -U --force-share -q -l -a -c -d ' ;;
     rebase) echo '-h --help --object --image-opts -U --force-share -q -f -t -T -p -u -c --compress -b -F ' ;;
     resize) echo '-h --help --object --image-opts -f --preallocation -q --shrink ' ;;
@@ -29,7 +30,7 @@ _lodge_img_words() {
 _lodge_img() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'amend backup bench bitmap check commit compare convert create dd info io map measure snapshot rebase resize restore serve verify --help --version' -- "$current")
+        mapfile -t COMPREPLY < <(compgen -W 'amend backup bench bitmap check commit compare convert create dd info io map measure mount snapshot rebase resize restore serve verify --help --version' -- "$current")
         return
     fi
     case $previous in

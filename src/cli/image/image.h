@@ -90,8 +90,8 @@ extern const ImageCommand image_backup_command, image_restore_command, image_ver
 extern const ImageCommand image_amend_command, image_bench_command, image_bitmap_command,
     image_check_command, image_commit_command, image_compare_command, image_convert_command,
     image_create_command, image_dd_command, image_info_command, image_io_command, image_map_command,
-    image_measure_command, image_rebase_command, image_resize_command, image_serve_command,
-    image_snapshot_command;
+    image_measure_command, image_mount_command, image_rebase_command, image_resize_command,
+    image_serve_command, image_snapshot_command;
 
 /* The whole program; the exit status. */
 int image_main(int argc, char **argv);

@@ -21,6 +21,7 @@ const ImageCommand *const image_commands[] = {
     &image_io_command,
     &image_map_command,
     &image_measure_command,
+    &image_mount_command,
     &image_snapshot_command,
     &image_rebase_command,
     &image_resize_command,
