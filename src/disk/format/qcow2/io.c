@@ -268,6 +268,9 @@ static int fill(Qcow2 *q, const Step *step, const struct iovec *iov, int n, uint
         head = 0;
     if (tail && needless(q, step, step->tail, tail_at))
         tail = 0;
+    /* A raw data file is as long as the disk, not as its last cluster. */
+    if (q->raw)
+        tail = MIN(tail, q->node->size > tail_at ? q->node->size - tail_at : 0);
     uint64_t host = step->host + (step->offset - start) - head, guest = step->offset - head;
     if (head + tail == 0)
         return qcow2_data_write(q, guest, host, iov, n, skip, step->length);
