@@ -146,7 +146,7 @@ def test_amend_in_use():
         while "MiB" not in reader.stdout.readline():
             pass
         ours, theirs = (words(amend(t, path, "state=active,new-secret=s1,iter-time=10")) for t in (LODGE, "qemu-img"))
-        tap.check(ours == theirs and "consistent read" in ours, f"{ours}\n{theirs}")
+        tap.check(ours == f"{theirs} It is process {reader.pid} (qemu-io)." and "consistent read" in ours, f"{ours}\n{theirs}")
     finally:
         reader.communicate("quit\n", timeout=20)
     tap.check(not amend(LODGE, path, "state=active,new-secret=s1,iter-time=10"), "refused after the reader went")
