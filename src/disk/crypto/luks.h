@@ -85,10 +85,8 @@ BlockCipher *block_luks_cipher(const BlockLuks *luks);
 /* QAPI's QCryptoBlockInfoLUKS; a new reference. */
 json_t *block_luks_info(const BlockLuks *luks);
 
-/* Rows for option tables, with QEMU's help texts: BLOCK_LUKS_CREATE_OPTIONS("encrypt."), */
+/* Rows for option tables, with QEMU's help texts: those of key-secret differ. */
 #define BLOCK_LUKS_CREATE_OPTIONS(prefix)                                                          \
-    {prefix "key-secret", BLOCK_OPTION_STRING,                                                     \
-     "ID of the secret that provides the keyslot passphrase", NULL},                               \
     {prefix "cipher-alg", BLOCK_OPTION_STRING, "Name of encryption cipher algorithm", NULL},       \
     {prefix "cipher-mode", BLOCK_OPTION_STRING, "Name of encryption cipher mode", NULL},           \
     {prefix "ivgen-alg", BLOCK_OPTION_STRING, "Name of IV generator algorithm", NULL},             \

@@ -263,6 +263,8 @@ static const BlockOption luks_open_options[] = {
 
 static const BlockOption luks_create_options[] = {
     {"size", BLOCK_OPTION_SIZE, "Virtual disk size", NULL},
+    {"key-secret", BLOCK_OPTION_STRING, "ID of the secret that provides the keyslot passphrase",
+     NULL},
     BLOCK_LUKS_CREATE_OPTIONS(""),
     {"detached-header", BLOCK_OPTION_BOOL, "Create a detached LUKS header", NULL},
     {"preallocation", BLOCK_OPTION_STRING, "Preallocation mode (allowed values: off, falloc, full)",

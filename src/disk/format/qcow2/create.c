@@ -31,6 +31,8 @@ const BlockOption qcow2_create_options[] = {
      "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)", NULL},
     {"encrypt.format", BLOCK_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'",
      NULL},
+    {"encrypt.key-secret", BLOCK_OPTION_STRING,
+     "ID of secret providing qcow AES key or LUKS passphrase", NULL},
     BLOCK_LUKS_CREATE_OPTIONS("encrypt."),
     {"cluster_size", BLOCK_OPTION_SIZE, "qcow2 cluster size", "65536"},
     {"extended_l2", BLOCK_OPTION_BOOL, "Extended L2 tables", "off"},

@@ -64,8 +64,11 @@ static bool check_version(const BlockNode *node, const Qcow2Header *h, GError **
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "%s: refcounts of 2^%u bits; the widest are 64 bits", node->path,
                           h->refcount_order);
-    if (h->version == 3 && (h->length < HEADER_V3 || h->length % 8 != 0 ||
-                            h->length > (1ull << h->cluster_bits)))
+    if (h->version == 3 && h->length > (1ull << h->cluster_bits))
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "qcow2 header exceeds cluster size");
+    if (h->backing_offset > (1ull << h->cluster_bits))
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "Invalid backing file offset");
+    if (h->version == 3 && (h->length < HEADER_V3 || h->length % 8 != 0))
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s: a header length of %u bytes", node->path,
                           h->length);
     return true;
@@ -96,21 +99,24 @@ static bool check_features(const BlockNode *node, const Qcow2Header *h, const ui
     uint64_t unknown = h->incompatible & ~supported;
     if (unknown) {
         g_autoptr(GString) names = g_string_new(NULL);
+        uint64_t nameless = 0;
         for (unsigned bit = 0; bit < 64; bit++) {
             if (!(unknown & (1ull << bit)))
                 continue;
             g_autofree char *name = bit < G_N_ELEMENTS(known)
                                         ? g_strdup(known[bit])
                                         : feature_name(table, table_length, bit);
-            g_string_append_printf(names, "%s", names->len ? ", " : "");
             if (name)
-                g_string_append(names, name);
+                g_string_append_printf(names, "%s%s", names->len ? ", " : "", name);
             else
-                g_string_append_printf(names, "unknown feature bit %u", bit);
+                nameless |= 1ull << bit;
         }
-        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED,
-                          "%s: the image needs qcow2 features that are not supported: %s",
-                          node->path, names->str);
+        if (nameless)
+            g_string_append_printf(names,
+                                   "%sUnknown incompatible feature: %" G_GINT64_MODIFIER "x",
+                                   names->len ? ", " : "", nameless);
+        return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Unsupported qcow2 feature(s): %s",
+                          names->str);
     }
     if ((h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) && h->cluster_bits < 14)
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
@@ -147,9 +153,7 @@ static bool read_extensions(BlockNode *node, Qcow2Header *h, const uint8_t *raw,
             break;
         at += 8;
         if (length > end - at)
-            return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                              "%s: header extension 0x%08x is %u bytes long, past the header's end",
-                              node->path, type, length);
+            return lodge_fail(err, LODGE_ERROR_CORRUPT, "Header extension too large");
         if (type == EXT_BACKING && !node->backing_format)
             node->backing_format = g_strndup((const char *)raw + at, MIN(length, 64));
         if (type == EXT_CRYPTO && length == 16) {
@@ -174,9 +178,7 @@ static bool read_backing_name(BlockNode *node, const Qcow2Header *h, const uint8
         return true;
     if (h->backing_length > 1023 ||
         !range_within(h->backing_offset, h->backing_length, 1ull << h->cluster_bits))
-        return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: the backing file's name (%u bytes) is not within the first cluster",
-                          node->path, h->backing_length);
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "Backing file name too long");
     if (h->backing_length == 0)
         return true;
     g_autofree char *name = g_strndup((const char *)raw + h->backing_offset, h->backing_length);

@@ -14,10 +14,12 @@ static bool load_table(Qcow2 *q, uint64_t offset, uint64_t entries, uint64_t fil
                        const char *what, uint64_t **table, GError **err)
 {
     const char *path = q->node->path;
-    if (offset % q->cluster_size != 0 || (entries && offset == 0) ||
+    if (offset % q->cluster_size != 0 || offset > INT64_MAX - entries * 8)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s offset invalid", what);
+    if ((entries && offset == 0) ||
         !range_within(offset, entries * 8, file_size))
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: the %s (%" G_GUINT64_FORMAT " entries at 0x%" G_GINT64_MODIFIER
+                          "%s: %s (%" G_GUINT64_FORMAT " entries at 0x%" G_GINT64_MODIFIER
                           "x) is not within the file",
                           path, what, entries, offset);
     *table = g_try_new0(uint64_t, entries + 1);
@@ -49,31 +51,29 @@ static bool check_table(const Qcow2 *q, const uint64_t *table, uint64_t entries,
 static bool load_tables(Qcow2 *q, GError **err)
 {
     const Qcow2Header *h = &q->header;
-    const char *path = q->node->path;
     uint64_t file_size;
     int result = q->file->ops->size(q->file, &file_size);
     if (result < 0)
-        return lodge_fail_errno(err, -result, "%s: cannot find its size", path);
+        return lodge_fail_errno(err, -result, "%s: cannot find its size", q->node->path);
     q->high_water = q->file->block_device ? UINT64_MAX : align_up(file_size, q->cluster_size);
 
     uint64_t span = 1ull << (q->cluster_bits + q->l2_bits);
-    if (h->size > INT64_MAX - span || (h->size + span - 1) / span > h->l1_entries)
-        return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                          "%s: an L1 table of %u entries is too small for a disk of %" G_GUINT64_FORMAT
-                          " bytes",
-                          path, h->l1_entries, h->size);
+    if (h->size > INT64_MAX - span || (h->size + span - 1) / span > INT32_MAX / 8)
+        return lodge_fail(err, LODGE_ERROR_LIMIT, "Image is too big");
     if ((uint64_t)h->l1_entries * 8 > QCOW2_L1_MAX)
-        return lodge_fail(err, LODGE_ERROR_LIMIT,
-                          "%s: an L1 table of %u entries; at most %u are supported", path,
-                          h->l1_entries, QCOW2_L1_MAX / 8);
+        return lodge_fail(err, LODGE_ERROR_LIMIT, "Active L1 table too large");
+    if ((h->size + span - 1) / span > h->l1_entries)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "L1 table is too small");
     uint64_t reftable_bytes = h->reftable_clusters * q->cluster_size;
-    if (reftable_bytes == 0 || reftable_bytes > QCOW2_REFTABLE_MAX)
-        return lodge_fail(err, LODGE_ERROR_LIMIT,
-                          "%s: a refcount table of %u clusters; it must have 1 to %u bytes", path,
-                          h->reftable_clusters, QCOW2_REFTABLE_MAX);
+    if (reftable_bytes == 0)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT,
+                          "Image does not contain a reference count table");
+    if (reftable_bytes > QCOW2_REFTABLE_MAX)
+        return lodge_fail(err, LODGE_ERROR_LIMIT, "Reference count table too large");
     q->reftable_entries = reftable_bytes / 8;
-    return load_table(q, h->l1_offset, h->l1_entries, file_size, "L1 table", &q->l1, err) &&
-           load_table(q, h->reftable_offset, q->reftable_entries, file_size, "refcount table",
+    return load_table(q, h->l1_offset, h->l1_entries, file_size, "Active L1 table", &q->l1,
+                      err) &&
+           load_table(q, h->reftable_offset, q->reftable_entries, file_size, "Reference count table",
                       &q->reftable, err);
 }
 

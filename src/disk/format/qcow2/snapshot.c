@@ -148,8 +148,12 @@ bool qcow2_snapshots_load(Qcow2 *q, GError **err)
     int result = q->file->ops->size(q->file, &file_size);
     if (result < 0)
         return lodge_fail_errno(err, -result, "%s: cannot find its size", q->node->path);
-    if (count > QCOW2_SNAPSHOTS_MAX || q->header.snapshots_offset % q->cluster_size != 0 ||
-        !range_within(q->header.snapshots_offset, (uint64_t)count * RECORD_FIXED, file_size))
+    if (count > QCOW2_SNAPSHOTS_MAX)
+        return lodge_fail(err, LODGE_ERROR_LIMIT, "Snapshot table too large");
+    if (q->header.snapshots_offset % q->cluster_size != 0 ||
+        q->header.snapshots_offset > INT64_MAX - (uint64_t)count * RECORD_FIXED)
+        return lodge_fail(err, LODGE_ERROR_CORRUPT, "Snapshot table offset invalid");
+    if (!range_within(q->header.snapshots_offset, (uint64_t)count * RECORD_FIXED, file_size))
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "%s: the table of %u snapshots is not within the file", q->node->path,
                           count);
