@@ -126,17 +126,32 @@ static BlockNode *reopen_above(const ImageOpen *open, const char *path, unsigned
     return block_open(&again, err);
 }
 
+/* What --image-opts says about the base: how it is opened, its secrets. NULL: nothing. */
+static json_t *base_options(const Commit *c, const ImageOpen *open, const char *path)
+{
+    if (!open->image_opts)
+        return NULL;
+    json_auto_t *tree = image_options_tree(path, false, NULL);
+    json_t *base = tree;
+    for (unsigned i = 0; i < c->depth; i++)
+        base = json_object_get(base, "backing");
+    return json_is_object(base) ? json_incref(base) : NULL;
+}
+
 static bool open_both(Commit *c, const ImageOpen *open, const char *path, GError **err)
 {
     BlockNode *base = below(c->top, c->depth);
     g_autofree char *base_path = g_strdup(block_path(base));
-    BlockOpen write = {.path = base_path,
-                       .format = block_format(base),
+    json_auto_t *options = base_options(c, open, path);
+    bool file = block_option_given(options, "file") || block_option_given(options, "filename");
+    BlockOpen write = {.path = file ? NULL : base_path,
+                       .options = options,
+                       .format = block_option_given(options, "driver") ? NULL : block_format(base),
                        .discard_unmap = true,
                        .direct = image_cache_direct(open->cache),
                        .no_flush = !g_strcmp0(open->cache, "unsafe"),
                        .objects = open->objects};
-    if (g_str_has_prefix(base_path, "json:"))
+    if (!file && g_str_has_prefix(base_path, "json:"))
         write.format = NULL;
     g_clear_pointer(&c->top, block_unref);
     c->target = block_open(&write, err);

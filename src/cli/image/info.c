@@ -117,7 +117,8 @@ static void print_info(const BlockNode *node, const BlockInfo *info, const char 
         info->has_actual_size ? image_size_text(info->actual_size) : g_strdup("unavailable");
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" G_GUINT64_FORMAT " bytes)\n"
            "disk size: %s\n",
-           block_shown_name(node), block_format(node), virtual_text, info->virtual_size, actual_text);
+           block_shown_name(node), block_format(node), virtual_text, info->virtual_size,
+           actual_text);
     if (info->encrypted)
         printf("encrypted: yes\n");
     if (info->cluster_size)
@@ -149,32 +150,57 @@ static void show_one(Shown *s, const BlockNode *node, const BlockInfo *info, con
     }
 }
 
-/* Each image of a chain is opened alone, so that one whose backing file is gone is still shown. */
+typedef struct Link {
+    BlockNode *node;
+    BlockInfo info;
+    char *full;
+} Link;
+
+static void free_link(void *opaque)
+{
+    Link *link = opaque;
+    block_info_clear(&link->info);
+    block_unref(link->node);
+    g_free(link->full);
+    g_free(link);
+}
+
+/*
+ * Each image of a chain is opened alone, so that one whose backing file is gone is still shown. Of
+ * a chain that comes back to itself nothing is.
+ */
 static bool show_chain(Shown *s, const char *path, ImageOpen open)
 {
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_autoptr(GPtrArray) links = g_ptr_array_new_with_free_func(free_link);
     g_autofree char *name = g_strdup(path), *format = g_strdup(open.format);
-    while (name) {
+    bool ok = true;
+    while (name && ok) {
         if (!g_hash_table_add(seen, g_strdup(name))) {
             image_fail("Backing file '%s' creates an infinite loop.", name);
             return false;
         }
         open.format = format;
-        g_autoptr(BlockNode) node = image_open(name, &open);
-        if (!node)
-            return false;
-        BlockInfo info;
-        block_info(node, &info);
-        g_autofree char *full = info.backing_path ? block_backing_full_path(node) : NULL;
-        show_one(s, node, &info, full);
+        BlockNode *node = image_open(name, &open);
+        ok = node != NULL;
+        if (!ok)
+            break;
+        Link *link = g_new0(Link, 1);
+        g_ptr_array_add(links, link);
+        link->node = node;
+        block_info(node, &link->info);
+        link->full = link->info.backing_path ? block_backing_full_path(node) : NULL;
         g_free(name);
         g_free(format);
-        format = g_strdup(info.backing_format);
-        name = s->chain ? g_steal_pointer(&full) : NULL;
-        block_info_clear(&info);
+        format = g_strdup(link->info.backing_format);
+        name = s->chain ? g_strdup(link->full) : NULL;
         open.image_opts = false;
     }
-    return true;
+    for (guint i = 0; i < links->len; i++) {
+        const Link *link = g_ptr_array_index(links, i);
+        show_one(s, link->node, &link->info, link->full);
+    }
+    return ok;
 }
 
 enum { BACKING_CHAIN = IMAGE_OWN };

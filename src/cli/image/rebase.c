@@ -34,12 +34,33 @@ static bool all_zero(const uint8_t *bytes, uint64_t length)
     return bytes[0] == 0 && !memcmp(bytes, bytes + 1, length - 1);
 }
 
+/*
+ * Without an old backing image a format may take what is not there for zeroes already; under the
+ * new one it has to be there.
+ */
+static int write_zeroes(Rebase *r, uint64_t offset, uint8_t *bytes, uint64_t length)
+{
+    int result = block_write_zeroes(r->node, offset, length, 0);
+    while (length > 0 && result == 0) {
+        BlockExtent extent;
+        result = block_status(r->node, offset, length, &extent);
+        uint64_t part = result < 0 ? 0 : MIN(length, extent.length);
+        struct iovec iov = {bytes, part};
+        if (result >= 0)
+            result = extent.present ? 0 : block_writev(r->node, offset, &iov, 1, 0);
+        offset += part;
+        bytes += part;
+        length -= part;
+    }
+    return result;
+}
+
 static int write_bytes(Rebase *r, uint64_t offset, uint8_t *bytes, uint64_t length)
 {
     struct iovec iov = {bytes, length};
     if (r->compress && !all_zero(bytes, length))
         return block_write_compressed(r->node, offset, bytes, length);
-    return all_zero(bytes, length) ? block_write_zeroes(r->node, offset, length, 0)
+    return all_zero(bytes, length) ? write_zeroes(r, offset, bytes, length)
                                    : block_writev(r->node, offset, &iov, 1, 0);
 }
 

@@ -77,9 +77,10 @@ static bool check_version(const BlockNode *node, const Qcow2Header *h, GError **
 /* The name the image's own table gives to incompatible feature @bit. */
 static char *feature_name(const uint8_t *table, uint32_t length, unsigned bit)
 {
-    for (uint32_t at = 0; table && at + FEATURE_RECORD <= length; at += FEATURE_RECORD) {
+    for (uint32_t at = 0; table && at + 2 < length; at += FEATURE_RECORD) {
         if (table[at] == 0 && table[at + 1] == bit) {
-            char *name = g_strndup((const char *)table + at + 2, FEATURE_RECORD - 2);
+            uint32_t room = MIN(length - at, FEATURE_RECORD) - 2;
+            char *name = g_strndup((const char *)table + at + 2, room);
             char *valid = g_utf8_make_valid(name, -1);
             g_free(name);
             return g_strdelimit(valid, "\r\n\t\033", '?');
@@ -93,9 +94,9 @@ static bool check_features(const BlockNode *node, const Qcow2Header *h, const ui
 {
     static const char *const known[] = {"dirty bit", "corrupt bit", "external data file",
                                         "compression type", "extended L2 entries"};
-    uint64_t supported =
-        QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION |
-        QCOW2_INCOMPAT_EXTENDED_L2 | QCOW2_INCOMPAT_DATA_FILE;
+    uint64_t supported = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT |
+                         QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2 |
+                         QCOW2_INCOMPAT_DATA_FILE;
     uint64_t unknown = h->incompatible & ~supported;
     if (unknown) {
         g_autoptr(GString) names = g_string_new(NULL);
@@ -112,8 +113,7 @@ static bool check_features(const BlockNode *node, const Qcow2Header *h, const ui
                 nameless |= 1ull << bit;
         }
         if (nameless)
-            g_string_append_printf(names,
-                                   "%sUnknown incompatible feature: %" G_GINT64_MODIFIER "x",
+            g_string_append_printf(names, "%sUnknown incompatible feature: %" G_GINT64_MODIFIER "x",
                                    names->len ? ", " : "", nameless);
         return lodge_fail(err, LODGE_ERROR_UNSUPPORTED, "Unsupported qcow2 feature(s): %s",
                           names->str);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What qcow2 must survive: failing I/O, a full disk, tables that lie, clusters that change hands. */
+/* What qcow2 must survive: failing I/O, a full disk, tables that lie, clusters that change hands.
+ */
 #include "base/bytes.h"
 #include "disk/format/qcow2/qcow2.h"
 #include "disk/memory-file.h"
@@ -24,8 +25,8 @@ static GByteArray *new_image(uint64_t size, uint64_t cluster)
 
 static BlockNode *try_open(GByteArray *bytes, uint64_t limit, bool read_only, GError **err)
 {
-    BlockOpen options = {.path = "m", .format = "qcow2", .read_only = read_only,
-                         .discard_unmap = true};
+    BlockOpen options = {
+        .path = "m", .format = "qcow2", .read_only = read_only, .discard_unmap = true};
     return block_open_file(&memory_file_new(bytes, limit, NULL)->file, &options, err);
 }
 
@@ -109,7 +110,8 @@ static void test_full(void)
 }
 
 /* Does random work while operations from @first on fail; what succeeded is in @model. */
-static void work_failing(BlockNode *node, GRand *random, uint8_t *model, bool *unsure, uint64_t sectors)
+static void work_failing(BlockNode *node, GRand *random, uint8_t *model, bool *unsure,
+                         uint64_t sectors)
 {
     for (int i = 0; i < 60; i++) {
         uint64_t first = (uint64_t)g_rand_int_range(random, 0, (int)sectors);
@@ -199,26 +201,26 @@ static const Lie lies[] = {
     {"version", 4, 4, 1, "version 1"},
     {"cluster-bits-small", 20, 4, 8, "cluster size"},
     {"cluster-bits-large", 20, 4, 22, "cluster size"},
-    {"size", 24, 8, 1ull << 62, "L1 table"},
+    {"size", 24, 8, 1ull << 62, "Image is too big"},
     {"encryption", 32, 4, 3, "Unsupported encryption method 3"},
     {"encryption-aes", 32, 4, 1, "encrypt.key-secret"},
     {"encryption-luks", 32, 4, 2, "CRYPTO header"},
-    {"l1-entries", 36, 4, UINT32_MAX, "L1 table"},
+    {"l1-entries", 36, 4, UINT32_MAX, "Active L1 table too large"},
     {"l1-none", 36, 4, 0, "L1 table"},
-    {"l1-unaligned", 40, 8, 0x30001, "L1 table"},
+    {"l1-unaligned", 40, 8, 0x30001, "Active L1 table offset invalid"},
     {"l1-outside", 40, 8, 1ull << 40, "L1 table"},
-    {"reftable-outside", 48, 8, 1ull << 50, "refcount table"},
-    {"reftable-unaligned", 48, 8, 0x10008, "refcount table"},
-    {"reftable-none", 56, 4, 0, "refcount table"},
-    {"reftable-long", 56, 4, 1u << 20, "refcount table"},
-    {"snapshots", 60, 4, 70000, "snapshots"},
+    {"reftable-outside", 48, 8, 1ull << 50, "Reference count table"},
+    {"reftable-unaligned", 48, 8, 0x10008, "Reference count table offset invalid"},
+    {"reftable-none", 56, 4, 0, "reference count table"},
+    {"reftable-long", 56, 4, 1u << 20, "Reference count table too large"},
+    {"snapshots", 60, 4, 70000, "Snapshot table too large"},
     {"snapshots-outside", 60, 4, 3, "snapshot"},
-    {"backing-name", 8, 8, 0x20000, "backing file"},
+    {"backing-name", 8, 8, 0x20000, "backing file offset"},
     {"refcount-order", 96, 4, 7, "refcounts"},
     {"header-length", 100, 4, 100, "header length"},
     {"header-odd", 100, 4, 109, "header length"},
     {"compression", 104, 1, 1, "compression"},
-    {"extension", 116, 4, 0xfffffff0u, "extension"},
+    {"extension", 116, 4, 0xfffffff0u, "Header extension too large"},
 };
 
 static void test_lie(gconstpointer data)

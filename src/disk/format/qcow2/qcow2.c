@@ -16,8 +16,7 @@ static bool load_table(Qcow2 *q, uint64_t offset, uint64_t entries, uint64_t fil
     const char *path = q->node->path;
     if (offset % q->cluster_size != 0 || offset > INT64_MAX - entries * 8)
         return lodge_fail(err, LODGE_ERROR_CORRUPT, "%s offset invalid", what);
-    if ((entries && offset == 0) ||
-        !range_within(offset, entries * 8, file_size))
+    if ((entries && offset == 0) || !range_within(offset, entries * 8, file_size))
         return lodge_fail(err, LODGE_ERROR_CORRUPT,
                           "%s: %s (%" G_GUINT64_FORMAT " entries at 0x%" G_GINT64_MODIFIER
                           "x) is not within the file",
@@ -34,15 +33,16 @@ static bool load_table(Qcow2 *q, uint64_t offset, uint64_t entries, uint64_t fil
 }
 
 /* Entries of tables may only be whole clusters within the file. */
-static bool check_table(const Qcow2 *q, const uint64_t *table, uint64_t entries,
-                        uint64_t file_size, const char *what, GError **err)
+static bool check_table(const Qcow2 *q, const uint64_t *table, uint64_t entries, uint64_t file_size,
+                        const char *what, GError **err)
 {
     for (uint64_t i = 0; i < entries; i++) {
         uint64_t offset = table[i] & QCOW2_OFFSET_MASK;
         if (offset % q->cluster_size != 0 || offset > file_size)
             return lodge_fail(err, LODGE_ERROR_CORRUPT,
-                              "%s: entry %" G_GUINT64_FORMAT " of the %s points to 0x%"
-                              G_GINT64_MODIFIER "x, which is not a cluster of the file",
+                              "%s: entry %" G_GUINT64_FORMAT
+                              " of the %s points to 0x%" G_GINT64_MODIFIER
+                              "x, which is not a cluster of the file",
                               q->node->path, i, what, offset);
     }
     return true;
@@ -71,10 +71,9 @@ static bool load_tables(Qcow2 *q, GError **err)
     if (reftable_bytes > QCOW2_REFTABLE_MAX)
         return lodge_fail(err, LODGE_ERROR_LIMIT, "Reference count table too large");
     q->reftable_entries = reftable_bytes / 8;
-    return load_table(q, h->l1_offset, h->l1_entries, file_size, "Active L1 table", &q->l1,
-                      err) &&
-           load_table(q, h->reftable_offset, q->reftable_entries, file_size, "Reference count table",
-                      &q->reftable, err);
+    return load_table(q, h->l1_offset, h->l1_entries, file_size, "Active L1 table", &q->l1, err) &&
+           load_table(q, h->reftable_offset, q->reftable_entries, file_size,
+                      "Reference count table", &q->reftable, err);
 }
 
 static bool check_tables(Qcow2 *q, GError **err)
@@ -154,6 +153,8 @@ static bool qcow2_open(BlockNode *node, const BlockOpen *options, GError **err)
     unsigned page = (unsigned)MIN(q->cluster_size, PAGE_BYTES);
     qcow2_cache_init(&q->l2, page, QCOW2_CACHE_BYTES);
     qcow2_cache_init(&q->refcounts, page, QCOW2_CACHE_BYTES / 8);
+    if (!qcow2_runtime_check(q, options->options, err))
+        return false;
     if (!qcow2_data_open(q, options, err) || !qcow2_crypt_open(q, options, err))
         return false;
     if (!qcow2_snapshots_load(q, err) || !load_tables(q, err) || !qcow2_bitmaps_load(q, err))
@@ -194,8 +195,8 @@ static bool qcow2_activate(BlockNode *node, GError **err)
     }
     q->active = true;
     /* What the other autoclear features describe is not kept up to date by our writes. */
-    uint64_t kept = (q->external ? QCOW2_AUTOCLEAR_RAW : 0) |
-                    (q->n_bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
+    uint64_t kept =
+        (q->external ? QCOW2_AUTOCLEAR_RAW : 0) | (q->n_bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
     if (q->header.autoclear & ~kept) {
         q->header.autoclear &= kept;
         int result = qcow2_header_update(q);
@@ -316,6 +317,16 @@ static void qcow2_info(BlockNode *node, BlockInfo *info)
 static const BlockOption qcow2_open_options[] = {
     {"encrypt", BLOCK_OPTION_TREE, "format and key-secret of an encrypted image", NULL},
     {"data-file", BLOCK_OPTION_TREE, "the node that holds the guest's data", NULL},
+    {"lazy-refcounts", BLOCK_OPTION_BOOL, "checked only", NULL},
+    {"pass-discard-request", BLOCK_OPTION_BOOL, "checked only", NULL},
+    {"pass-discard-snapshot", BLOCK_OPTION_BOOL, "checked only", NULL},
+    {"pass-discard-other", BLOCK_OPTION_BOOL, "checked only", NULL},
+    {"overlap-check", BLOCK_OPTION_TREE, "checked only: every overlap is looked for", NULL},
+    {"cache-size", BLOCK_OPTION_SIZE, "checked only", NULL},
+    {"l2-cache-size", BLOCK_OPTION_SIZE, "checked only", NULL},
+    {"l2-cache-entry-size", BLOCK_OPTION_SIZE, "checked only", NULL},
+    {"refcount-cache-size", BLOCK_OPTION_SIZE, "checked only", NULL},
+    {"cache-clean-interval", BLOCK_OPTION_NUMBER, "checked only", NULL},
     {NULL, 0, NULL, NULL},
 };
 

@@ -386,3 +386,6 @@ bool qcow2_create(BlockFile *file, const BlockCreate *create, GError **err);
 bool qcow2_resize(BlockNode *node, const BlockResize *resize, GError **err);
 /* A longer L1 table in new clusters; the caller updates the header, then commits. meta held. */
 int qcow2_grow_l1(Qcow2 *q, uint32_t entries);
+
+/* runtime.c: QEMU's tuning options are right or refused. */
+bool qcow2_runtime_check(const Qcow2 *q, const json_t *options, GError **err);

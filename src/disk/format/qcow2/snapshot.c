@@ -39,9 +39,9 @@ void qcow2_fixed_build(Qcow2 *q)
 {
     g_array_set_size(q->fixed, 0);
     if (q->snapshots_bytes) {
-        Qcow2Range table = {q->header.snapshots_offset,
-                            align_up(q->header.snapshots_offset + q->snapshots_bytes,
-                                     q->cluster_size)};
+        Qcow2Range table = {
+            q->header.snapshots_offset,
+            align_up(q->header.snapshots_offset + q->snapshots_bytes, q->cluster_size)};
         g_array_append_val(q->fixed, table);
     }
     for (uint32_t i = 0; i < q->header.n_snapshots; i++) {
@@ -56,9 +56,9 @@ void qcow2_fixed_build(Qcow2 *q)
         g_array_append_val(q->fixed, directory);
     }
     if (q->luks) {
-        Qcow2Range header = {q->header.crypt_offset,
-                             align_up(q->header.crypt_offset + q->header.crypt_length,
-                                      q->cluster_size)};
+        Qcow2Range header = {
+            q->header.crypt_offset,
+            align_up(q->header.crypt_offset + q->header.crypt_length, q->cluster_size)};
         g_array_append_val(q->fixed, header);
     }
     for (guint i = 0; q->bitmaps && i < q->bitmaps->len; i++) {

@@ -18,7 +18,8 @@ static bool change_entry(const Qcow2 *q, Change change, bool backed, Qcow2Entry 
     bool placed = qcow2_entry_placed(q, entry);
     const Qcow2Entry zeroes = {0, 0, q->sub_all};
     if (!packed && !placed && !entry->zero) {
-        if (backed && flags)
+        /* Also without a backing file: it may get one, and what was written must stay. */
+        if (flags && (backed || change != CHANGE_DISCARD))
             *entry = zeroes;
         return !backed || flags || change == CHANGE_DISCARD;
     }
@@ -146,17 +147,15 @@ static uint64_t bare(Qcow2 *q, uint64_t offset, uint64_t length)
 }
 
 /* Whole clusters; *done is how far it got when -ENOTSUP asks for zeroes as data. */
-static int change_clusters(Qcow2 *q, Change change, uint64_t offset, uint64_t length,
-                           uint64_t *done)
+static int change_held(Qcow2 *q, Change change, uint64_t offset, uint64_t length, uint64_t *done)
 {
-    BlockRange range;
     *done = 0;
-    qcow2_hold(q, &range, offset, offset + length, true);
     int result = zero_data(q, offset, length, change != CHANGE_ZERO_KEEP);
     g_mutex_lock(&q->meta);
     while (*done < length && result == 0) {
-        uint64_t step = bare(q, offset + *done, length - *done);
-        if (step == 0 || q->node->backing) {
+        bool noted = q->node->backing || (q->header.version >= 3 && change != CHANGE_DISCARD);
+        uint64_t step = noted ? 0 : bare(q, offset + *done, length - *done);
+        if (step == 0) {
             step = length - *done;
             result = change_page(q, change, offset + *done, &step);
         }
@@ -164,6 +163,15 @@ static int change_clusters(Qcow2 *q, Change change, uint64_t offset, uint64_t le
             *done += step;
     }
     g_mutex_unlock(&q->meta);
+    return result;
+}
+
+static int change_clusters(Qcow2 *q, Change change, uint64_t offset, uint64_t length,
+                           uint64_t *done)
+{
+    BlockRange range;
+    qcow2_hold(q, &range, offset, offset + length, true);
+    int result = change_held(q, change, offset, length, done);
     qcow2_release(q, &range);
     return result;
 }
@@ -198,15 +206,61 @@ static int write_zero_data(Qcow2 *q, uint64_t offset, uint64_t length)
     return 0;
 }
 
+/* Does all of @length bytes at @offset read as zero, with no place in the file? Under a hold. */
+static bool reads_zero(Qcow2 *q, uint64_t offset, uint64_t length)
+{
+    BlockNode *below = q->node->backing;
+    while (length > 0) {
+        Qcow2Map map;
+        BlockExtent extent = {.zero = true};
+        unsigned depth;
+        g_mutex_lock(&q->lock);
+        int result = qcow2_map(q, offset, length, true, &map);
+        g_mutex_unlock(&q->lock);
+        if (result < 0 || (map.kind != QCOW2_ZEROES && map.kind != QCOW2_NONE))
+            return false;
+        uint64_t part = MIN(map.length, length);
+        if (map.kind == QCOW2_NONE && below && offset < below->size) {
+            part = MIN(part, below->size - offset);
+            result = block_status_chain(below, offset, part, &extent, &depth);
+            if (result < 0 || !extent.zero || extent.length == 0)
+                return false;
+            part = MIN(part, extent.length);
+        }
+        offset += part;
+        length -= part;
+    }
+    return true;
+}
+
+/* Where the rest of its cluster is zero as well, the cluster becomes one of zeroes. */
+static int zero_around(Qcow2 *q, uint64_t offset, uint64_t end)
+{
+    uint64_t start = align_down(offset, q->cluster_size), next = start + q->cluster_size, done;
+    uint64_t stop = MAX(end, MIN(next, q->node->size));
+    BlockRange range;
+    if (q->header.version < 3 || q->subclusters > 1)
+        return -ENOTSUP;
+    qcow2_hold(q, &range, start, next, true);
+    int result = -ENOTSUP;
+    if (reads_zero(q, start, offset - start) && reads_zero(q, end, stop - end))
+        result = change_held(q, CHANGE_ZERO_KEEP, start, q->cluster_size, &done);
+    qcow2_release(q, &range);
+    return result;
+}
+
 /* A part of one cluster: whole subclusters by their bits, the rest as data. */
 static int zero_part(Qcow2 *q, uint64_t offset, uint64_t end)
 {
     uint64_t size = 1ull << q->sub_bits;
     uint64_t start = align_up(offset, size);
     uint64_t stop = end == q->node->size ? align_up(end, size) : align_down(end, size);
+    int result = zero_around(q, offset, end);
+    if (result != -ENOTSUP)
+        return result;
     if (q->subclusters == 1 || start >= stop)
         return write_zero_data(q, offset, end - offset);
-    int result = zero_subclusters(q, start, stop - start);
+    result = zero_subclusters(q, start, stop - start);
     if (result == -ENOTSUP)
         return write_zero_data(q, offset, end - offset);
     if (result == 0 && start > offset)
@@ -225,8 +279,8 @@ int qcow2_write_zeroes(BlockNode *node, uint64_t offset, uint64_t length, bool u
     while (offset < end) {
         uint64_t next = MIN(end, align_up(offset + 1, q->cluster_size));
         /* The disk's last cluster is whole when everything up to its end is written. */
-        bool whole = offset % q->cluster_size == 0 &&
-                     (next % q->cluster_size == 0 || next == node->size);
+        bool whole =
+            offset % q->cluster_size == 0 && (next % q->cluster_size == 0 || next == node->size);
         int result;
         if (!whole) {
             result = zero_part(q, offset, next);
@@ -258,12 +312,11 @@ int qcow2_discard(BlockNode *node, uint64_t offset, uint64_t length)
         return -EIO;
     /* A hint: only clusters that lie in it wholly. */
     uint64_t start = align_up(offset, q->cluster_size);
-    uint64_t stop = end == node->size ? align_up(end, q->cluster_size)
-                                      : align_down(end, q->cluster_size);
+    uint64_t stop =
+        end == node->size ? align_up(end, q->cluster_size) : align_down(end, q->cluster_size);
     while (start < stop) {
         uint64_t done;
-        int result =
-            change_clusters(q, CHANGE_DISCARD, start, MIN(STEP_MAX, stop - start), &done);
+        int result = change_clusters(q, CHANGE_DISCARD, start, MIN(STEP_MAX, stop - start), &done);
         if (result < 0)
             return result;
         start += done;
