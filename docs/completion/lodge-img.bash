@@ -7,7 +7,7 @@ _lodge_img_words() {
     backup) echo '-h --help --object --image-opts -f -T --output -q -p -U --force-share --bitmap --parent --chunk-size --list --delete --prune --overlay -b -F ' ;;
     bench) echo '-h --help --image-opts -U --force-share -q -f -t -c -d -n -i -o -s -S -w --pattern --flush-interval --no-drain ' ;;
     bitmap) echo '-h --help --merge --add --remove --clear --enable --disable -b --source-file -F --source-format -g --granularity --object --image-opts -f ' ;;
-    check) echo '-h --help --object --image-opts -q -f --format --output -r --repair -T -U --force-share ' ;;
+    check) echo '-h --help --object --image-opts -q -f --format --output -r --repair --explain --dry-run -T -U --force-share ' ;;
     commit) echo '-h --help --object --image-opts -q -f -t -b -r -d -p ' ;;
     compare) echo '-h --help --object --image-opts -f -F -T -p -q -s -U --force-share ' ;;
     convert) echo '-h --help --object --image-opts --target-image-opts -U --force-share -C -c -p -q -n --target-is-zero --bitmaps --skip-broken-bitmaps -f -t -T -O -B -F -o -l -S -r -m -W --salvage ' ;;

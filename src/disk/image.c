@@ -192,6 +192,11 @@ bool block_can_check(const BlockNode *node)
     return node->format->check != NULL;
 }
 
+bool block_check_explains(const BlockNode *node)
+{
+    return node->format->check_explains;
+}
+
 bool block_check(BlockNode *node, BlockCheck *check, GError **err)
 {
     if (!node->format->check)

@@ -105,8 +105,31 @@ void block_info_clear(BlockInfo *info);
 
 typedef enum BlockRepair { BLOCK_REPAIR_NONE, BLOCK_REPAIR_LEAKS, BLOCK_REPAIR_ALL } BlockRepair;
 
+typedef enum BlockSeverity {
+    BLOCK_FINDING_LEAK,       /* room is wasted, data is whole */
+    BLOCK_FINDING_CORRUPTION, /* data is wrong or will be when the image is written */
+} BlockSeverity;
+
+#define BLOCK_NO_OFFSET UINT64_MAX
+
+/* One fault of an image: what, where, and what can be done about it. */
+typedef struct BlockFinding {
+    const char *kind;      /* "refcount too low" */
+    BlockSeverity severity;
+    const char *table;     /* where it stands: "L2 table 3", "snapshot 'a'" */
+    int64_t index;         /* of the entry in @table; -1: the whole of it */
+    uint64_t host;         /* offset in the file that is spoken of */
+    uint64_t cluster;      /* the same in clusters of the file */
+    uint64_t guest;        /* offset in the disk, or BLOCK_NO_OFFSET */
+    BlockRepair mended_by; /* the least that repairs it; BLOCK_REPAIR_NONE: nothing does */
+    const char *repair;    /* what that does, or what is lost */
+    bool fixing;           /* this run does it */
+} BlockFinding;
+
 typedef struct BlockCheck {
     BlockRepair repair; /* in */
+    /* Each finding as it is found; NULL, or a format that block_check_explains. */
+    void (*finding)(void *opaque, const BlockFinding *finding);
     /* One line about each finding, as a person reads it; may be NULL. */
     void (*message)(void *opaque, const char *text);
     void *opaque;
@@ -119,6 +142,7 @@ typedef struct BlockCheck {
 /* False only when the check itself could not be done. */
 bool block_check(BlockNode *node, BlockCheck *check, GError **err);
 bool block_can_check(const BlockNode *node);
+bool block_check_explains(const BlockNode *node); /* its check calls BlockCheck.finding */
 
 typedef struct BlockResize {
     uint64_t size;

@@ -65,6 +65,7 @@ typedef struct BlockFormat {
                     GError **err);
     void (*info)(BlockNode *node, BlockInfo *info);
     bool (*check)(BlockNode *node, BlockCheck *check, GError **err);
+    bool check_explains; /* it calls BlockCheck.finding */
     bool (*resize)(BlockNode *node, const BlockResize *resize, GError **err);
     bool (*amend)(BlockNode *node, const json_t *options, const BlockObjects *objects, bool force,
                   const BlockProgress *progress, GError **err);

@@ -115,11 +115,44 @@ def rebase_commit():
     tap.check(os.path.getsize("top") <= 5 * 65536, "the emptied image is not short")
 
 
+def damaged(at, value):
+    """Images with the same damage, one for each of the two; what is in them."""
+    make("cluster_size=64k")
+    raw = bytearray(pathlib.Path("a").read_bytes())
+    raw[at : at + len(value)] = value
+    for name in ("ours", "theirs"):
+        pathlib.Path(name).write_bytes(raw)
+    return raw
+
+
+def check():
+    """Refcounts are in cluster 2, the L2 table is cluster 4, data starts at cluster 5."""
+    for at, value, modes in (
+        (0x20000 + 2 * 5, b"\0\0", ((), ("-r", "all"))),
+        (0x20000 + 2 * 5, b"\0\2", ((), ("-r", "leaks"), ("-r", "all"))),
+        (0x40000, b"\0", ((), ("-r", "all"))),
+        (0x40000, bytes.fromhex("8000000000050201"), (("-r", "all"),)),
+    ):
+        for mode in modes:
+            raw = damaged(at, value)
+            said = []
+            for tool, name in ((LODGE, "ours"), ("qemu-img", "theirs")):
+                done = subprocess.run([tool, "check", *mode, name], capture_output=True, text=True, timeout=60)
+                said.append((done.returncode, done.stdout, done.stderr))
+            tap.check(said[0] == said[1], f"{at:#x} {mode}: {said[0]} instead of {said[1]}")
+        raw = damaged(at, value)
+        plain = subprocess.run([LODGE, "check", "ours"], capture_output=True, timeout=60)
+        dry = subprocess.run([LODGE, "check", "-r", "all", "--dry-run", "ours"], capture_output=True, timeout=60)
+        tap.check(dry.returncode == plain.returncode, f"{at:#x}: a dry run ends with {dry.returncode}")
+        tap.check(b'" would ' in dry.stderr, f"{at:#x}: a dry run says {dry.stderr}")
+        tap.check(pathlib.Path("ours").read_bytes() == raw, f"{at:#x}: a dry run wrote")
+
+
 def main():
     tap.need("qemu-img", "qemu-io")
     with tempfile.TemporaryDirectory(prefix="lodge-qcow2-") as folder:
         os.chdir(folder)
-        tap.main([(f.__name__, f) for f in (snapshots, bitmaps, measure, amend, rebase_commit)])
+        tap.main([(f.__name__, f) for f in (snapshots, bitmaps, measure, amend, rebase_commit, check)])
 
 
 if __name__ == "__main__":

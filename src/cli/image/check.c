@@ -5,12 +5,39 @@
 #include <string.h>
 
 enum { EXIT_CORRUPT = 2, EXIT_LEAKS = 3, EXIT_NO_CHECK = 63 };
+enum { EXPLAIN = IMAGE_OWN, DRY_RUN };
 
 /* Findings are told as they are found, beside what --output prints. */
 static void say(void *opaque, const char *text)
 {
     fprintf(stderr, "%s\n", text);
 }
+
+/* What --explain adds to the line before: where, and what would help. */
+static void explain(void *opaque, const BlockFinding *f)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    g_string_printf(text, "    %s: %s", f->kind, f->table);
+    if (f->index >= 0)
+        g_string_append_printf(text, " entry %" G_GINT64_FORMAT, f->index);
+    g_string_append_printf(text, ", host cluster %" G_GUINT64_FORMAT " at offset 0x%"
+                           G_GINT64_MODIFIER "x", f->cluster, f->host);
+    if (f->guest != BLOCK_NO_OFFSET)
+        g_string_append_printf(text, ", guest offset 0x%" G_GINT64_MODIFIER "x", f->guest);
+    if (f->mended_by == BLOCK_REPAIR_NONE)
+        g_string_append_printf(text, "; no repair: %s", f->repair);
+    else if (f->fixing)
+        g_string_append_printf(text, "; repair: %s", f->repair);
+    else
+        g_string_append_printf(text, "; \"-r %s\" would %s",
+                               f->mended_by == BLOCK_REPAIR_LEAKS ? "leaks" : "all", f->repair);
+    say(opaque, text->str);
+}
+
+typedef struct Check {
+    BlockRepair repair;
+    bool write, dry_run, explain;
+} Check;
 
 static void put(json_t *root, const char *name, uint64_t value)
 {
@@ -70,7 +97,7 @@ static bool look_again(BlockNode *node, BlockCheck *c, bool human, GError **err)
                "    %" G_GUINT64_FORMAT " leaked clusters\n    %" G_GUINT64_FORMAT
                " corruptions\n\nDouble checking the fixed image now...\n",
                c->leaks_fixed, c->corruptions_fixed);
-    BlockCheck again = {.repair = BLOCK_REPAIR_NONE, .message = say};
+    BlockCheck again = {.repair = BLOCK_REPAIR_NONE, .message = say, .finding = c->finding};
     if (!block_check(node, &again, err))
         return false;
     again.corruptions_fixed = c->corruptions_fixed;
@@ -79,11 +106,13 @@ static bool look_again(BlockNode *node, BlockCheck *c, bool human, GError **err)
     return true;
 }
 
-static int check(const char *path, const ImageOpen *open, BlockRepair repair,
+static int check(const char *path, const ImageOpen *open, const Check *what,
                  const ImageArguments *a)
 {
     g_autoptr(GError) error = NULL;
-    BlockCheck c = {.repair = repair, .message = say};
+    bool told = what->explain || what->dry_run;
+    BlockCheck c = {.repair = what->dry_run ? BLOCK_REPAIR_NONE : what->repair,
+                    .message = say, .finding = told ? explain : NULL};
     g_autoptr(BlockNode) node = image_open(path, open);
     if (!node)
         return 1;
@@ -91,6 +120,10 @@ static int check(const char *path, const ImageOpen *open, BlockRepair repair,
         image_fail("This image format does not support checks");
         return EXIT_NO_CHECK;
     }
+    if (told && !block_check_explains(node))
+        return image_fail("%s: the check of format \"%s\" cannot explain its findings: leave out "
+                          "%s", path, block_format(node),
+                          what->explain ? "--explain" : "--dry-run");
     if (!block_check(node, &c, &error) || !look_again(node, &c, !a->json && !a->quiet, &error))
         return image_fail("Check failed: %s", error->message);
     if (a->json && !a->quiet)
@@ -102,14 +135,13 @@ static int check(const char *path, const ImageOpen *open, BlockRepair repair,
     return c.corruptions ? EXIT_CORRUPT : c.leaks ? EXIT_LEAKS : 0;
 }
 
-typedef struct Check {
-    BlockRepair repair;
-    bool write;
-} Check;
-
 static ImageApplied apply(void *opaque, int key, const char *value)
 {
     Check *c = opaque;
+    if (key == EXPLAIN || key == DRY_RUN) {
+        *(key == EXPLAIN ? &c->explain : &c->dry_run) = true;
+        return IMAGE_APPLIED;
+    }
     if (key != 'r')
         return IMAGE_NOT_MINE;
     c->write = true;
@@ -132,6 +164,8 @@ static const ImageOption options[] = {
     {'f', "format", "FMT", "format of the image; else it is probed"},
     IMAGE_OPTION_OUTPUT,
     {'r', "repair", "WHAT", "leaks: give back what nothing uses; all: mend everything"},
+    {EXPLAIN, "explain", NULL, "say of each finding where it is and what would repair it"},
+    {DRY_RUN, "dry-run", NULL, "say what -r would do, and write nothing"},
     IMAGE_OPTION_SOURCE_CACHE,
     IMAGE_OPTION_SHARE,
     {0, NULL, NULL, NULL},
@@ -140,12 +174,15 @@ static const ImageOption options[] = {
 static int run(int argc, char **argv)
 {
     g_auto(ImageArguments) a = {0};
-    Check c = {BLOCK_REPAIR_NONE, false};
+    Check c = {0};
     int status;
     if (!image_parse(options, argc, argv, &a, apply, &c, &status))
         return status;
     if (a.n_names != 1)
         return image_usage("Expecting one image file name");
+    if (c.dry_run && !c.write)
+        return image_usage("--dry-run needs -r: it says what that would do");
+    c.write &= !c.dry_run;
     ImageOpen open = {.format = a.format,
                       .write = c.write,
                       .repair = c.write,
@@ -154,13 +191,13 @@ static int run(int argc, char **argv)
                       .cache = a.source_cache,
                       .source = true,
                       .objects = a.objects};
-    return check(a.names[0], &open, c.repair, &a);
+    return check(a.names[0], &open, &c, &a);
 }
 
 const ImageCommand image_check_command = {
     .name = "check",
     .run = run,
     .usage = "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] "
-             "[-r [leaks | all]] [-T src_cache] [-U] filename",
+             "[-r [leaks | all]] [--explain] [--dry-run] [-T src_cache] [-U] filename",
     .options = options,
 };

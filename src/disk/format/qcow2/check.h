@@ -20,8 +20,21 @@ typedef struct Qcow2Check {
     uint64_t low;          /* clusters whose refcount is too low */
     uint64_t end, next_offset;
     unsigned messages;
+    BlockRepair repair; /* what this pass is to put right */
+    bool rebuild;       /* clusters in use count as free: no refcount can be trusted */
+    char table[96];     /* what is looked at, for findings */
+    int64_t index;
+    uint64_t guest;
 } Qcow2Check;
 
+/* What is looked at from now on; its entries are counted in c->index. */
+void qcow2_check_at(Qcow2Check *c, const char *table, ...) G_GNUC_PRINTF(2, 3);
+/* Counts and tells a fault at @f->host; the place is filled in. @format: the line about it. */
+void qcow2_check_found(Qcow2Check *c, BlockFinding f, const char *format, ...) G_GNUC_PRINTF(3, 4);
+/* The disk's offset that entry @index of L2 table @table describes. */
+uint64_t qcow2_check_guest(const Qcow2 *q, uint64_t table, uint64_t index);
+/* An offset inside a cluster, whose data nobody needs as it reads as zeroes. */
+bool qcow2_check_spare(const Qcow2 *q, const Qcow2Entry *entry);
 void qcow2_check_say(Qcow2Check *c, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
 /* repair.c; meta is held */

@@ -246,6 +246,97 @@ static void test_lie(gconstpointer data)
     }
 }
 
+typedef struct Told {
+    unsigned n;
+    BlockFinding first;
+    char table[64];
+} Told;
+
+static void tell(void *opaque, const BlockFinding *f)
+{
+    Told *told = opaque;
+    if (told->n++)
+        return;
+    told->first = *f;
+    g_strlcpy(told->table, f->table, sizeof(told->table));
+}
+
+/* Damage at @at of an image with clusters of 64 KiB, whose first data is cluster 5. */
+typedef struct Damage {
+    uint64_t at, value;
+    unsigned bytes;
+    const char *kind, *table;
+    int64_t index;
+    uint64_t host, guest;
+    BlockRepair mended_by;
+} Damage;
+
+static const Damage damages[] = {
+    {0x20000 + 2 * 5, 0, 2, "refcount too low", "refcount block 0", 5, 0x50000, BLOCK_NO_OFFSET,
+     BLOCK_REPAIR_ALL},
+    {0x20000 + 2 * 5, 2, 2, "cluster leaked", "refcount block 0", 5, 0x50000, BLOCK_NO_OFFSET,
+     BLOCK_REPAIR_LEAKS},
+    {0x40008, 0x60000, 8, "copied flag wrong", "L2 table 0", 1, 0x60000, 0x10000,
+     BLOCK_REPAIR_ALL},
+    {0x40008, 0x8000000000060201, 8, "preallocated cluster not aligned", "L2 table 0", 1, 0x60200,
+     0x10000, BLOCK_REPAIR_ALL},
+    {0x40008, 0x8000000000060200, 8, "data cluster not aligned", "L2 table 0", 1, 0x60200, 0x10000,
+     BLOCK_REPAIR_NONE},
+    {0x40008, 0x8000001000060000, 8, "reference outside the file", "L2 table 0", 1, 0x1000060000,
+     0x10000, BLOCK_REPAIR_NONE},
+    {0x30000, 0x8000000000040200, 8, "L2 table not aligned", "L1 table", 0, 0x40200, 0,
+     BLOCK_REPAIR_NONE},
+    {0x10000, 0x20200, 8, "refcount block not aligned", "refcount table", 0, 0x20200,
+     BLOCK_NO_OFFSET, BLOCK_REPAIR_ALL},
+    {0x10000, 0x1000020000, 8, "refcount block outside the file", "refcount table", 0,
+     0x1000020000, BLOCK_NO_OFFSET, BLOCK_REPAIR_ALL},
+};
+
+static Told check_damaged(GByteArray *bytes, BlockRepair repair, BlockCheck *check)
+{
+    g_autoptr(GError) error = NULL;
+    Told told = {0};
+    BlockOpen options = {.path = "m", .format = "qcow2", .read_only = repair == BLOCK_REPAIR_NONE,
+                         .repair = repair != BLOCK_REPAIR_NONE};
+    g_autoptr(BlockNode) node =
+        block_open_file(&memory_file_new(bytes, MIB(64), NULL)->file, &options, &error);
+    g_assert_no_error(error);
+    *check = (BlockCheck){.repair = repair, .finding = tell, .opaque = &told};
+    g_assert_true(block_check(node, check, &error));
+    return told;
+}
+
+static void test_findings(void)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(damages); i++) {
+        const Damage *d = &damages[i];
+        g_autoptr(GByteArray) bytes = new_image(MIB(8), 0);
+        BlockNode *node = open_image(bytes, MIB(64), false);
+        BlockCheck check;
+        g_assert_cmpint(fill(node, 0, KIB(128), 0x5a), ==, 0);
+        block_unref(node);
+        uint8_t raw[8];
+        be64_put(raw, d->value);
+        memcpy(bytes->data + d->at, raw + 8 - d->bytes, d->bytes);
+        Told told = check_damaged(bytes, BLOCK_REPAIR_NONE, &check);
+        g_assert_cmpstr(told.first.kind, ==, d->kind);
+        g_assert_cmpstr(told.table, ==, d->table);
+        g_assert_cmpint(told.first.index, ==, d->index);
+        g_assert_cmphex(told.first.host, ==, d->host);
+        g_assert_cmpuint(told.first.cluster, ==, d->host >> 16);
+        g_assert_cmphex(told.first.guest, ==, d->guest);
+        g_assert_cmpint(told.first.mended_by, ==, d->mended_by);
+        g_assert_false(told.first.fixing);
+        g_assert_cmpuint(told.n, ==, check.corruptions + check.leaks);
+        /* What says that it is mended is, and what says that it is not is still there. */
+        told = check_damaged(bytes, BLOCK_REPAIR_ALL, &check);
+        g_assert_cmpint(told.first.fixing, ==, d->mended_by != BLOCK_REPAIR_NONE);
+        told = check_damaged(bytes, BLOCK_REPAIR_NONE, &check);
+        g_assert_cmpint(check.corruptions == 0, ==, d->mended_by != BLOCK_REPAIR_NONE);
+        g_assert_cmpuint(check.leaks, ==, 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -259,5 +350,6 @@ int main(int argc, char **argv)
         g_autofree char *name = g_strdup_printf("/disk/qcow2/header/%s", lies[i].name);
         g_test_add_data_func(name, &lies[i], test_lie);
     }
+    g_test_add_func("/disk/qcow2/findings", test_findings);
     return g_test_run();
 }

@@ -351,6 +351,7 @@ const BlockFormat block_format_qcow2 = {
     .create = qcow2_create,
     .info = qcow2_info,
     .check = qcow2_check,
+    .check_explains = true,
     .resize = qcow2_resize,
     .snapshots = &qcow2_snapshot_ops,
     .set_backing = qcow2_set_backing,

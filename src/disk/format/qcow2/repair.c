@@ -24,18 +24,34 @@ static bool copied_wrong(Qcow2Check *c, uint64_t entry, bool fixing)
 static void complain(Qcow2Check *c, int64_t l1_index, uint64_t entry)
 {
     uint64_t refcount = 0;
+    const char *verb = c->repair == BLOCK_REPAIR_ALL ? "Repairing" : "ERROR";
+    BlockFinding f = {.kind = "copied flag wrong", .severity = BLOCK_FINDING_CORRUPTION,
+                      .host = entry & QCOW2_OFFSET_MASK, .mended_by = BLOCK_REPAIR_ALL,
+                      .repair = "set the flag if the refcount is 1, else clear it"};
     qcow2_refcount_get(c->q, (entry & QCOW2_OFFSET_MASK) >> c->q->cluster_bits, &refcount);
     if (l1_index >= 0)
-        qcow2_check_say(c, "ERROR OFLAG_COPIED L2 cluster: l1_index=%d l1_entry=%" G_GINT64_MODIFIER
-                           "x refcount=%" G_GUINT64_FORMAT, (int)l1_index, entry, refcount);
+        qcow2_check_found(c, f, "%s OFLAG_COPIED L2 cluster: l1_index=%d l1_entry=%"
+                          G_GINT64_MODIFIER "x refcount=%" G_GUINT64_FORMAT, verb, (int)l1_index,
+                          entry, refcount);
     else
-        qcow2_check_say(c, "ERROR OFLAG_COPIED data cluster: l2_entry=%" G_GINT64_MODIFIER
-                           "x refcount=%" G_GUINT64_FORMAT, entry, refcount);
-    c->out->corruptions++;
+        qcow2_check_found(c, f, "%s OFLAG_COPIED data cluster: l2_entry=%" G_GINT64_MODIFIER
+                          "x refcount=%" G_GUINT64_FORMAT, verb, entry, refcount);
 }
 
-/* The flags in one L2 table; written back when @fixing and changed. */
-static int check_l2(Qcow2Check *c, uint64_t table, bool fixing, bool report)
+/* A preallocated cluster at no cluster's start: its entry reads as zeroes without it from now. */
+static bool drop_spare(Qcow2Check *c, uint64_t index)
+{
+    Qcow2 *q = c->q;
+    Qcow2Entry entry = qcow2_entry_get(q, c->buffer, index);
+    if (!qcow2_check_spare(q, &entry) || q->header.version < 3)
+        return false;
+    Qcow2Entry zero = {.word = 0, .zero = q->sub_all};
+    qcow2_entry_put(q, c->buffer, index, zero);
+    return true;
+}
+
+/* Flags and spare clusters in one L2 table; written back when @fixing and changed. */
+static int check_l2(Qcow2Check *c, uint64_t table, uint32_t number, bool fixing)
 {
     Qcow2 *q = c->q;
     bool changed = false;
@@ -43,10 +59,15 @@ static int check_l2(Qcow2Check *c, uint64_t table, bool fixing, bool report)
     for (uint64_t i = 0; i < 1ull << q->l2_bits && result == 0; i++) {
         uint8_t *at = c->buffer + i * q->entry_size;
         uint64_t entry = be64_get(at);
+        c->index = (int64_t)i;
+        c->guest = qcow2_check_guest(q, number, i);
+        if (fixing && drop_spare(c, i)) {
+            changed = true;
+            continue;
+        }
         if (q->external || (entry & QCOW2_COMPRESSED) || !copied_wrong(c, entry, fixing))
             continue;
-        if (report)
-            complain(c, -1, entry);
+        complain(c, -1, entry);
         be64_put(at, entry ^ QCOW2_COPIED);
         changed = true;
     }
@@ -58,7 +79,7 @@ static int check_l2(Qcow2Check *c, uint64_t table, bool fixing, bool report)
     return block_file_write(q->file, table, c->buffer, q->cluster_size);
 }
 
-static int walk_copied(Qcow2Check *c, bool fixing, bool report)
+static int walk_copied(Qcow2Check *c, bool fixing)
 {
     Qcow2 *q = c->q;
     for (uint32_t i = 0; i < q->header.l1_entries; i++) {
@@ -67,8 +88,10 @@ static int walk_copied(Qcow2Check *c, bool fixing, bool report)
         if (table == 0 || table % q->cluster_size || cluster >= c->clusters)
             continue;
         if (copied_wrong(c, entry, fixing)) {
-            if (report)
-                complain(c, i, entry);
+            qcow2_check_at(c, "L1 table");
+            c->index = i;
+            c->guest = qcow2_check_guest(q, i, 0);
+            complain(c, i, entry);
             if (fixing) {
                 uint8_t raw[8];
                 q->l1[i] ^= QCOW2_COPIED;
@@ -81,7 +104,8 @@ static int walk_copied(Qcow2Check *c, bool fixing, bool report)
         /* A table used more than once here was complained about, and would take for ever. */
         if (c->counts[cluster] > 1 && q->header.n_snapshots == 0)
             continue;
-        int result = check_l2(c, table, fixing, report);
+        qcow2_check_at(c, "L2 table %u", i);
+        int result = check_l2(c, table, i, fixing);
         if (result < 0)
             return result;
     }
@@ -93,7 +117,7 @@ bool qcow2_check_copied(Qcow2Check *c, GError **err)
     /* Unless closed properly, refcounts and so these flags may be out of date. */
     if (c->broken || (c->q->header.incompatible & QCOW2_INCOMPAT_DIRTY))
         return true;
-    int result = walk_copied(c, false, true);
+    int result = walk_copied(c, false);
     return result == 0 || lodge_fail_errno(err, -result, "%s: cannot read its tables",
                                            c->q->node->path);
 }
@@ -148,19 +172,28 @@ static int write_rebuilt(Qcow2Check *c, const Rebuild *r, uint64_t *table)
     return block_node_sync(q->node);
 }
 
+static void uncount(Qcow2Check *c, uint64_t cluster)
+{
+    if (cluster >= c->clusters || c->counts[cluster] == 0)
+        return;
+    c->counts[cluster]--;
+    if (c->repair == BLOCK_REPAIR_ALL)
+        qcow2_check_say(c, "Repairing cluster %" G_GUINT64_FORMAT " refcount=%u reference=%u",
+                        cluster, c->counts[cluster] + 1, c->counts[cluster]);
+}
+
 /* Takes back what the old structure's own clusters were counted for. */
 static void uncount_old(Qcow2Check *c)
 {
     Qcow2 *q = c->q;
     uint64_t first = q->header.reftable_offset >> q->cluster_bits;
     for (uint64_t i = 0; i < q->header.reftable_clusters; i++) {
-        if (first + i < c->clusters && c->counts[first + i])
-            c->counts[first + i]--;
+        uncount(c, first + i);
     }
     for (uint64_t i = 0; i < q->reftable_entries; i++) {
         uint64_t offset = q->reftable[i] & QCOW2_OFFSET_MASK, cluster = offset >> q->cluster_bits;
-        if (offset && offset % q->cluster_size == 0 && cluster < c->clusters && c->counts[cluster])
-            c->counts[cluster]--;
+        if (offset && offset % q->cluster_size == 0)
+            uncount(c, cluster);
     }
 }
 
@@ -171,6 +204,8 @@ int qcow2_check_rebuild(Qcow2Check *c)
     /* Behind the old structure too, which is in use until the header is switched. */
     while (r.start > 1 && c->counts[r.start - 1] == 0)
         r.start--;
+    if (c->repair == BLOCK_REPAIR_ALL)
+        qcow2_check_say(c, "Rebuilding refcount structure");
     uncount_old(c);
     if (!plan_rebuild(c, &r))
         return -EFBIG;
@@ -214,6 +249,8 @@ static int adjust(Qcow2Check *c, BlockRepair repair)
         if (result == 0 && (repair == BLOCK_REPAIR_ALL || now > fix->refcount)) {
             if (fix->refcount > qcow2_refcount_max(c->q))
                 return -E2BIG;
+            qcow2_check_say(c, "Repairing cluster %" G_GUINT64_FORMAT " refcount=%" G_GUINT64_FORMAT
+                               " reference=%" G_GUINT64_FORMAT, fix->cluster, now, fix->refcount);
             result = qcow2_refcount_set(c->q, fix->cluster, fix->refcount);
         }
         if (result < 0)
@@ -230,21 +267,21 @@ bool qcow2_check_repair(Qcow2Check *c, BlockRepair repair, bool *changed, GError
     Qcow2 *q = c->q;
     bool was_corrupt = q->corrupt;
     int result = 0;
-    /* A writer that died may have left flags alone wrong, which nobody complained about. */
-    bool dirty = (q->header.incompatible & QCOW2_INCOMPAT_DIRTY) && repair == BLOCK_REPAIR_ALL;
-    if (c->out->corruptions == 0 && c->out->leaks == 0 && !dirty)
+    uint64_t found = c->out->corruptions;
+    if (repair == BLOCK_REPAIR_LEAKS && found == 0 && c->out->leaks == 0)
         return true;
-    *changed = true;
+    *changed = found || c->out->leaks;
     q->corrupt = false;
     /* Refcounts that cannot be trusted: which leak is none would be a guess. */
-    if (repair == BLOCK_REPAIR_ALL && c->broken)
+    if (repair == BLOCK_REPAIR_ALL && (c->broken || c->rebuild))
         result = qcow2_check_rebuild(c);
     else if (!c->broken)
         result = adjust(c, repair);
     if (result == 0)
         result = qcow2_commit(q);
     if (result == 0 && repair == BLOCK_REPAIR_ALL)
-        result = walk_copied(c, true, false);
+        result = walk_copied(c, true);
+    *changed |= c->out->corruptions > found;
     if (result == 0)
         result = block_node_sync(q->node);
     q->corrupt = was_corrupt;
