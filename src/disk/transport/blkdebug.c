@@ -2,12 +2,13 @@
 /*
  * A file that fails or waits when it is told to: QEMU's driver blkdebug, for tests of what is above
  * it. The events that come are read_aio and write_aio (the disk is read or written),
- * flush_to_disk, pwritev and pwritev_rmw_* (of unaligned writes); rules for the insides of QEMU's
- * formats are accepted and never apply.
+ * flush_to_disk, pwritev, pwritev_done and pwritev_rmw_* (of unaligned writes); rules for the
+ * insides of QEMU's formats are accepted and never apply.
  */
 #include "base/bytes.h"
 #include "base/error.h"
 #include "disk/iov.h"
+#include "disk/range.h"
 #include "disk/transport/transport.h"
 
 #include <errno.h>
@@ -44,6 +45,7 @@ typedef struct Debug {
     uint64_t state;
     GPtrArray *breakpoints; /* Breakpoint, those that are not resumed yet */
     GCond changed;
+    BlockRangeList writes; /* in flight; those that read before they write are exclusive */
 } Debug;
 
 static Debug *debug_of(BlockFile *file)
@@ -176,54 +178,99 @@ static int pass(Debug *d, bool write, uint64_t offset, const struct iovec *iov, 
     return 0;
 }
 
-/* With an alignment, requests below are whole units, as a disk of such sectors would see them. */
-static int pass_aligned(Debug *d, bool write, uint64_t offset, const struct iovec *iov, int n)
+static int write_below(Debug *d, uint64_t offset, const struct iovec *iov, int n)
+{
+    debug_event(&d->file, "pwritev");
+    int result = verdict(d, IO_WRITE, offset, block_iov_length(iov, n));
+    return result < 0 ? result : pass(d, true, offset, iov, n);
+}
+
+/* Of the whole units in @bytes, what the request or the file reaches. */
+static int write_units(Debug *d, uint64_t start, uint8_t *bytes, uint64_t end, uint64_t request_end)
+{
+    uint64_t size = 0;
+    struct iovec whole = {bytes, end - start};
+    if (d->below->ops->size(d->below, &size) == 0)
+        whole.iov_len = MIN(end, MAX(size, request_end)) - start;
+    return write_below(d, start, &whole, 1);
+}
+
+static int write_range(Debug *d, uint64_t offset, const struct iovec *iov, int n)
 {
     uint64_t unit = d->file.alignment, length = block_iov_length(iov, n);
     uint64_t start = align_down(offset, unit), end = align_up(offset + length, unit);
-    if (start == offset && end == offset + length)
-        return pass(d, write, offset, iov, n);
+    bool head = start != offset, tail = end != offset + length;
+    if (!head && !tail)
+        return write_below(d, offset, iov, n);
     g_autofree uint8_t *bytes = end - start <= BOUNCE_MAX ? g_try_malloc(end - start) : NULL;
     struct iovec whole = {bytes, end - start};
     if (!bytes)
         return -ENOMEM;
-    if (write)
-        g_mutex_lock(&d->file.rmw);
-    if (write && start != offset)
+    if (head)
         debug_event(&d->file, "pwritev_rmw_head");
-    if (write && end != offset + length)
+    if (tail)
         debug_event(&d->file, "pwritev_rmw_tail");
     int result = pass(d, false, start, &whole, 1);
-    if (write && start != offset)
+    if (head)
         debug_event(&d->file, "pwritev_rmw_after_head");
-    if (write && end != offset + length)
+    if (tail)
         debug_event(&d->file, "pwritev_rmw_after_tail");
-    if (result == 0 && write) {
-        uint64_t size = 0;
-        block_iov_to(bytes + (offset - start), iov, n, 0, length);
-        /* Not further than the file reaches, or the request does. */
-        if (d->below->ops->size(d->below, &size) == 0)
-            whole.iov_len = MIN(end, MAX(size, offset + length)) - start;
-        result = pass(d, true, start, &whole, 1);
-    } else if (result == 0) {
+    if (result < 0)
+        return result;
+    block_iov_to(bytes + (offset - start), iov, n, 0, length);
+    return write_units(d, start, bytes, end, offset + length);
+}
+
+/*
+ * With an alignment, requests below are whole units, as a disk of such sectors would see them.
+ * A unit that is read, changed and written must not be written by another meanwhile; other
+ * units may, also while a breakpoint holds this request.
+ */
+static int write_aligned(Debug *d, uint64_t offset, const struct iovec *iov, int n)
+{
+    uint64_t unit = d->file.alignment, length = block_iov_length(iov, n);
+    uint64_t start = align_down(offset, unit), end = align_up(offset + length, unit);
+    BlockRange range;
+    g_mutex_lock(&d->lock);
+    /* Who waits is in nobody's way, so that a test can hold several requests at once. */
+    while (!block_range_try(&d->writes, &range, start, end,
+                            start != offset || end != offset + length))
+        g_cond_wait(&d->changed, &d->lock);
+    g_mutex_unlock(&d->lock);
+    int result = write_range(d, offset, iov, n);
+    debug_event(&d->file, "pwritev_done");
+    g_mutex_lock(&d->lock);
+    block_range_release(&d->writes, &range);
+    g_cond_broadcast(&d->changed);
+    g_mutex_unlock(&d->lock);
+    return result;
+}
+
+static int read_aligned(Debug *d, uint64_t offset, const struct iovec *iov, int n)
+{
+    uint64_t unit = d->file.alignment, length = block_iov_length(iov, n);
+    uint64_t start = align_down(offset, unit), end = align_up(offset + length, unit);
+    if (start == offset && end == offset + length)
+        return pass(d, false, offset, iov, n);
+    g_autofree uint8_t *bytes = end - start <= BOUNCE_MAX ? g_try_malloc(end - start) : NULL;
+    struct iovec whole = {bytes, end - start};
+    if (!bytes)
+        return -ENOMEM;
+    int result = pass(d, false, start, &whole, 1);
+    if (result == 0)
         block_iov_from(iov, n, 0, bytes + (offset - start), length);
-    }
-    if (write)
-        g_mutex_unlock(&d->file.rmw);
     return result;
 }
 
 static int debug_readv(BlockFile *file, uint64_t offset, const struct iovec *iov, int n)
 {
     int result = verdict(debug_of(file), IO_READ, offset, block_iov_length(iov, n));
-    return result < 0 ? result : pass_aligned(debug_of(file), false, offset, iov, n);
+    return result < 0 ? result : read_aligned(debug_of(file), offset, iov, n);
 }
 
 static int debug_writev(BlockFile *file, uint64_t offset, const struct iovec *iov, int n)
 {
-    debug_event(file, "pwritev");
-    int result = verdict(debug_of(file), IO_WRITE, offset, block_iov_length(iov, n));
-    return result < 0 ? result : pass_aligned(debug_of(file), true, offset, iov, n);
+    return write_aligned(debug_of(file), offset, iov, n);
 }
 
 static int debug_zero(BlockFile *file, uint64_t offset, uint64_t length, bool unmap)
