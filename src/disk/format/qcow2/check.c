@@ -43,7 +43,7 @@ void qcow2_check_found(Qcow2Check *c, BlockFinding f, const char *format, ...)
 {
     bool leak = f.severity == BLOCK_FINDING_LEAK;
     *(leak ? &c->out->leaks : &c->out->corruptions) += 1;
-    if (c->messages >= MESSAGES_MAX)
+    if ((!c->out->message && !c->out->finding) || c->findings++ >= MESSAGES_MAX)
         return;
     va_list args;
     va_start(args, format);
@@ -365,7 +365,8 @@ static bool compare_refcounts(Qcow2Check *c, GError **err)
                                         q->node->path);
         }
         uint64_t end = usable ? per_block : MIN(per_block, c->clusters - MIN(first, c->clusters));
-        qcow2_check_at(c, "refcount block %" G_GUINT64_FORMAT, b);
+        if (end)
+            qcow2_check_at(c, "refcount block %" G_GUINT64_FORMAT, b);
         for (uint64_t i = 0; i < end; i++) {
             c->index = (int64_t)i;
             uint64_t refcount = usable ? qcow2_refcount_decode(q, c->buffer, i) : 0;

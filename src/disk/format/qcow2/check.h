@@ -19,7 +19,7 @@ typedef struct Qcow2Check {
     bool broken;           /* the refcount structure itself cannot be used */
     uint64_t low;          /* clusters whose refcount is too low */
     uint64_t end, next_offset;
-    unsigned messages;
+    unsigned messages, findings; /* told so far */
     BlockRepair repair; /* what this pass is to put right */
     bool rebuild;       /* clusters in use count as free: no refcount can be trusted */
     char table[96];     /* what is looked at, for findings */
