@@ -44,7 +44,8 @@ GPtrArray *json_text_names(const json_t *object)
         Member member = {name, bucket_of(name), members->len};
         g_array_append_val(members, member);
     }
-    qsort(members->data, members->len, sizeof(Member), compare_members);
+    if (members->len > 0)
+        qsort(members->data, members->len, sizeof(Member), compare_members);
     for (guint i = 0; i < members->len; i++)
         g_ptr_array_add(names, (char *)(uintptr_t)g_array_index(members, Member, i).name);
     return names;
