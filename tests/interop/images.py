@@ -412,11 +412,25 @@ def encrypted():
                 tap.check("encrypt.key-secret" in said, said)
 
 
+def forged():
+    """A guest's write does not turn a raw base, known by probing only, into an image of another format."""
+    with tempfile.TemporaryDirectory(prefix="lodge-images-") as tmp:
+        base, top, trap = (f"{tmp}/{name}" for name in ("base", "top", "trap"))
+        pathlib.Path(base).write_bytes(bytes(1 << 20))
+        tap.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", "-u", trap, "1M"])
+        for tool in ("qemu-img", LODGE):
+            tap.run(["qemu-img", "create", "-q", "-f", "qcow", "-b", base, "-F", "raw", top])
+            tap.run(["qemu-io", "-f", "qcow", "-c", f"write -q -s {trap} 0 64k", top])
+            said = tap.run([tool, "commit", "-f", "qcow", top], 1)
+            tap.check("Operation not permitted" in said, said)
+            tap.check("file format: raw" in tap.run([LODGE, "info", base]), f"{tool}: the base is another image now")
+
+
 def main():
     tap.need("qemu-img", "qemu-io")
     print(f"# LODGE_SEED={SEED}")
     tests = [("shape-" + s[0], functools.partial(shape, *s)) for s in SHAPES]
-    tests += [(f.__name__, f) for f in (created, bad_options, resized, refused, chains, dirty_and_corrupt, repairs, queued, encrypted)]
+    tests += [(f.__name__, f) for f in (created, bad_options, resized, refused, chains, dirty_and_corrupt, repairs, queued, encrypted, forged)]
     tap.main(tests)
 
 

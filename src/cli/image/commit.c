@@ -144,9 +144,12 @@ static bool open_both(Commit *c, const ImageOpen *open, const char *path, GError
     g_autofree char *base_path = g_strdup(block_path(base));
     json_auto_t *options = base_options(c, open, path);
     bool file = block_option_given(options, "file") || block_option_given(options, "filename");
+    /* A base that was probed is probed again: as a raw one that is known for sure it would take a
+     * header of another format, which whoever opens it next would believe. */
+    bool probe = block_option_given(options, "driver") || block_probed_raw(base);
     BlockOpen write = {.path = file ? NULL : base_path,
                        .options = options,
-                       .format = block_option_given(options, "driver") ? NULL : block_format(base),
+                       .format = probe ? NULL : block_format(base),
                        .discard_unmap = true,
                        .direct = image_cache_direct(open->cache),
                        .no_flush = !g_strcmp0(open->cache, "unsafe"),
