@@ -10,32 +10,21 @@
 #include <zstd.h>
 
 /*
- * Both formats of streams, each library at the fastest level whose output is not larger than QEMU's
- * (zlib at its default level with a window of 4 KiB, zstd at its default): bench/image compares
- * them.
+ * Both formats of streams, each library at a level whose output is not larger than QEMU's (zlib at
+ * its default level with a window of 4 KiB, zstd at its default).
  *
  * libdeflate looks back as far as deflate allows, 32 KiB. QEMU announces a window of 4 KiB when it
  * reads (inflateInit2 with -12), but hands the whole cluster to one call of inflate, which then
  * takes distances from the output itself and keeps no window: tests/interop/convert.py.
  */
-#define DEFLATE_LEVEL 1
+#define DEFLATE_LEVEL 2
 #define ZSTD_LEVEL    3
-
-/*
- * zstd at its default level, for clusters of the default size: smaller tables, which stay in the
- * fastest cache, and matches from 4 bytes on make less of the same data in less time (found by
- * trying all on a file system's data).
- */
-#define ZSTD_TUNED_LENGTH KIB(64)
-#define ZSTD_TUNED_SHORT  12 /* log2 of the table of short matches */
-#define ZSTD_TUNED_LONG   13
 
 /* What a thread keeps from one cluster to the next. */
 typedef struct Codecs {
     struct libdeflate_compressor *deflate;
     struct libdeflate_decompressor *inflate;
     ZSTD_CCtx *zstd;
-    size_t zstd_length; /* of the clusters that it is set up for */
     ZSTD_DCtx *unzstd;
     uint8_t *input;
     size_t input_room;
@@ -78,22 +67,6 @@ static int inflate_cluster(uint8_t *out, size_t out_length, const uint8_t *in, s
     return result == LIBDEFLATE_SUCCESS && made == out_length ? 0 : -EIO;
 }
 
-/* Piece by piece, for what is not one frame that says all: several, or one cut off at the end. */
-static int unzstd_pieces(ZSTD_DCtx *unzstd, uint8_t *out, size_t out_length, const uint8_t *in,
-                         size_t in_length)
-{
-    ZSTD_DCtx_reset(unzstd, ZSTD_reset_session_only);
-    ZSTD_outBuffer output = {out, out_length, 0};
-    ZSTD_inBuffer input = {in, in_length, 0};
-    while (output.pos < output.size) {
-        size_t before = output.pos, read_before = input.pos;
-        size_t left = ZSTD_decompressStream(unzstd, &output, &input);
-        if (ZSTD_isError(left) || (output.pos == before && input.pos == read_before))
-            return -EIO;
-    }
-    return 0;
-}
-
 static int unzstd_cluster(uint8_t *out, size_t out_length, const uint8_t *in, size_t in_length)
 {
     Codecs *c = codecs();
@@ -101,13 +74,16 @@ static int unzstd_cluster(uint8_t *out, size_t out_length, const uint8_t *in, si
         c->unzstd = ZSTD_createDCtx();
     if (!c->unzstd)
         return -ENOMEM;
-    /* Straight to its place, where a stream goes through a buffer; what follows the frame in its
-     * last sector is not ours to judge. */
-    size_t frame = ZSTD_findFrameCompressedSize(in, in_length);
-    if (!ZSTD_isError(frame) &&
-        ZSTD_decompressDCtx(c->unzstd, out, out_length, in, frame) == out_length)
-        return 0;
-    return unzstd_pieces(c->unzstd, out, out_length, in, in_length);
+    ZSTD_DCtx_reset(c->unzstd, ZSTD_reset_session_only);
+    ZSTD_outBuffer output = {out, out_length, 0};
+    ZSTD_inBuffer input = {in, in_length, 0};
+    while (output.pos < output.size) {
+        size_t before = output.pos, read_before = input.pos;
+        size_t left = ZSTD_decompressStream(c->unzstd, &output, &input);
+        if (ZSTD_isError(left) || (output.pos == before && input.pos == read_before))
+            return -EIO;
+    }
+    return 0;
 }
 
 /* Room for a compressed cluster, kept by the thread. */
@@ -189,37 +165,14 @@ static ssize_t deflate_cluster(uint8_t *out, size_t room, const uint8_t *in, siz
     return (ssize_t)libdeflate_deflate_compress(c->deflate, in, length, out, room);
 }
 
-/* Sets @c up for clusters of @length bytes. */
-static bool zstd_prepare(Codecs *c, size_t length)
-{
-    static const struct {
-        ZSTD_cParameter parameter;
-        int value;
-    } tuned[] = {{ZSTD_c_windowLog, 16},
-                 {ZSTD_c_strategy, ZSTD_dfast},
-                 {ZSTD_c_minMatch, 4},
-                 {ZSTD_c_chainLog, ZSTD_TUNED_SHORT},
-                 {ZSTD_c_hashLog, ZSTD_TUNED_LONG}};
-    if (c->zstd_length == length)
-        return true;
-    if (!c->zstd)
-        c->zstd = ZSTD_createCCtx();
-    if (!c->zstd)
-        return false;
-    ZSTD_CCtx_reset(c->zstd, ZSTD_reset_session_and_parameters);
-    ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_compressionLevel, ZSTD_LEVEL);
-    for (unsigned i = 0; i < G_N_ELEMENTS(tuned) && length == ZSTD_TUNED_LENGTH; i++)
-        ZSTD_CCtx_setParameter(c->zstd, tuned[i].parameter, tuned[i].value);
-    c->zstd_length = length;
-    return true;
-}
-
 static ssize_t zstd_cluster(uint8_t *out, size_t room, const uint8_t *in, size_t length)
 {
     Codecs *c = codecs();
-    if (!zstd_prepare(c, length))
+    if (!c->zstd)
+        c->zstd = ZSTD_createCCtx();
+    if (!c->zstd)
         return -ENOMEM;
-    size_t made = ZSTD_compress2(c->zstd, out, room, in, length);
+    size_t made = ZSTD_compressCCtx(c->zstd, out, room, in, length, ZSTD_LEVEL);
     return ZSTD_isError(made) ? 0 : (ssize_t)made;
 }
 
