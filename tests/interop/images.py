@@ -286,7 +286,7 @@ def refused():
         refusal("CRYPTO header")
         tap.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
         patched(path, 72, struct.pack(">Q", 1 << 20))
-        refusal("bit 20")
+        refusal("Unknown incompatible feature: 100000")
         tap.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
         patched(path, 72, struct.pack(">Q", 1 << 20))
         at = path.read_bytes().index(b"dirty bit") - 2

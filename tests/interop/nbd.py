@@ -444,7 +444,7 @@ def impolite():
     """Clients that stop in the middle, or say nothing at all, keep nobody from anything."""
     with folder() as tmp:
         filled(tmp / "a")
-        with serve(tmp / "s", "-e", "20", "-f", "raw", tmp / "a"):
+        with serve(tmp / "s", "-t", "-e", "20", "-f", "raw", tmp / "a"):
             idle = []
             for text in (b"", b"\0\0\0\3", b"\0\0\0\3IHAVEOPT\0\0\0\7\0\1", b"\0\0\0\3IHAVEOPT\0\0\0\7\xff\xff\xff\xff", b"GET / HTTP/1.0\r\n\r\n"):
                 s = socket.socket(socket.AF_UNIX)

@@ -155,6 +155,10 @@ def statistics(program):
         assert kinds["translation-time"] == {"name": "translation-time", "type": "cumulative", "unit": "seconds", "base": 10,
                                              "exponent": -9}, kinds
         assert kinds["code-cache-used"]["type"] == "instant" and kinds["code-cache-used"]["unit"] == "bytes"
+        deadline = time.monotonic() + 10  # the guest may not have had the processor yet
+        while not any(s["value"] for s in c.value("query-stats", target="vcpu")[0]["stats"] if s["name"] == "exits-io"):
+            assert time.monotonic() < deadline, "the guest does nothing"
+            time.sleep(0.05)
         first, second = c.value("query-stats", target="vcpu")
         assert first["provider"] == "lodge" and first["qom-path"] == c.value("query-cpus-fast")[0]["qom-path"]
         values = {s["name"]: s["value"] for s in first["stats"]}
