@@ -60,7 +60,7 @@ def commands(rng):
             else:
                 lines.append(f"{rng.choice(['aio_', ''])}write -q -P {value} {block * BLOCK} {BLOCK}")
             writes.append((block, value))
-        yield writes, "\n".join([*lines, "aio_flush", "flush"]) + "\n"
+        yield writes, "\n".join([*lines, "aio_flush", "flush", "length"]) + "\n"
 
 
 class Writer:
@@ -87,7 +87,7 @@ class Writer:
 
     def read(self):
         for line in self.process.stdout:
-            if line == b"flushed\n":
+            if line.endswith(b"iB\n"):  # what length says, once the flush before it is done
                 self.flushed += 1
             else:
                 self.noise += line
